@@ -1,0 +1,1 @@
+"""Full-catalogue ranking metrics, their intervals and their pictures."""
