@@ -1,0 +1,75 @@
+"""What every loss over sampled negatives receives, and what every loss returns."""
+
+from __future__ import annotations
+
+import abc
+from typing import ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+
+class SampledScores(NamedTuple):
+    """Scores of T rows, each with one positive item and N negatives.
+
+    Attributes:
+        positive: `[T]` float, score of each row's positive item.
+        negative: `[T, N]` float, scores of the negatives.
+        log_q_positive: `[T]` float, log of the expected count of the positive among the negatives. None: not corrected.
+        log_q_negative: `[1]`, `[N]` or `[T, N]` float, log of the expected count of each negative. None: not corrected.
+        hits: `[2, H]` int64, (row, column) of the negatives that are the row's positive. None: there are none.
+        weight: `[T]` float >= 0. None: every row counts the same.
+    """
+
+    positive: Tensor
+    negative: Tensor
+    log_q_positive: Tensor | None = None
+    log_q_negative: Tensor | None = None
+    hits: Tensor | None = None
+    weight: Tensor | None = None
+
+
+class LossOutput(NamedTuple):
+    """A loss and what it is made of.
+
+    Attributes:
+        loss: scalar to minimise.
+        parts: detached scalars by name, for the log.
+    """
+
+    loss: Tensor
+    parts: dict[str, Tensor]
+
+
+class SampledLoss(nn.Module, abc.ABC):
+    """A loss over one positive and N negatives per row.
+
+    A subclass gives the loss of every row; the mean over rows, weights and the logged parts are done here.
+    """
+
+    needs: ClassVar[Literal["negatives"]] = "negatives"
+
+    @abc.abstractmethod
+    def rows(self, scores: SampledScores) -> Tensor:
+        """`[T]` loss of each row, at least float32, not weighted."""
+
+    def forward(self, scores: SampledScores) -> LossOutput:
+        """The weighted mean over rows."""
+        loss = weighted_mean(self.rows(scores), scores.weight)
+        return LossOutput(loss, {"loss": loss.detach()})
+
+
+def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
+    """Mean of `rows` `[T]` with weights `[T]`; 0 when no row has weight (an empty batch too).
+
+    Example:
+        >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0])).item()
+        1.5
+    """
+    weight = torch.ones_like(rows) if weight is None else weight.to(rows.dtype)
+    return (rows * weight).sum() / weight.sum().clamp_min(torch.finfo(rows.dtype).tiny)
+
+
+def full_precision(scores: Tensor) -> Tensor:
+    """`scores` in float32 when they are in a shorter type; as they are otherwise."""
+    return scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
