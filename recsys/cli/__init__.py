@@ -1,0 +1,1 @@
+"""The `recsys` command; one module per sub-command."""
