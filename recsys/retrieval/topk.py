@@ -9,17 +9,20 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.features.batch import SequenceBatch
 from recsys.models.recommender import Recommender, VectorRecommender
 
-BUDGET_BYTES = 64 * 2**20
-"""Default size of the block of scores held at a time; the work buffers beside it are smaller than the block."""
+BUDGET_BYTES = 32 * 2**20
+"""Default size of the block of scores held at a time (work buffers beside it are smaller): users x items x 4 bytes."""
 
+_GROUP = 8
+_ITEM_BLOCK = 16_384
 _LOW = 0xFFFFFFFF
-_SIGN = 0x7FFFFFFF
+_MAGNITUDE = 0x7FFFFFFF
 
 
 class TopK(NamedTuple):
@@ -118,19 +121,31 @@ class Ranker:
         candidates[0] = False
         order = candidates.nonzero().squeeze(1)
         if tie_seed is not None:
-            # The order is drawn over the whole catalogue, so that a list of allowed ids does not change who wins a tie.
+            # Drawn over the whole catalogue, so that a list of allowed ids does not change who wins a tie.
             position = torch.randperm(model.n_items + 1, generator=torch.Generator().manual_seed(tie_seed))
             order = order[position[order].argsort()]
+        self._n = len(order)
+        self._blocks = max(1, -(-self._n // _ITEM_BLOCK))
+        self._groups = -(-self._n // (self._blocks * _GROUP))
+        self._width = self._groups * _GROUP  # columns of a block; those beyond the last rank repeat an item and score -inf
         self._order = order  # rank -> item id
         self._rank = torch.full((model.n_items + 1,), -1, dtype=torch.int64)
-        self._rank[order] = torch.arange(len(order))
+        self._rank[order] = torch.arange(self._n)
+        self._columns: Tensor | None = None
         self._vectors: Tensor | None = None
 
     def _prepare(self, device: torch.device) -> None:
-        """Moves the order to the device of the model and, the first time, computes the item vectors in that order."""
+        """Lays the items out, on the device of the model, in the columns of the blocks."""
+        if self._columns is not None and self._columns.device == device:
+            return
         self._order, self._rank = self._order.to(device), self._rank.to(device)
-        if self._vectors is None and isinstance(self.model, VectorRecommender):
-            self._vectors = self.model.item_vectors(self._order).float()
+        # The ranks of a group are neighbours, and its columns lie `groups` apart: maxima over strided columns are fast.
+        ranks = torch.arange(self._blocks * self._width, device=device).clamp_(max=max(self._n - 1, 0))
+        ranks = ranks.view(self._blocks, self._groups, _GROUP).transpose(1, 2).reshape(self._blocks, self._width)
+        self._columns = self._order[ranks] if self._n else ranks
+        if isinstance(self.model, VectorRecommender) and self._n:
+            vectors = self.model.item_vectors(self._columns.flatten()).float()
+            self._vectors = vectors.view(self._blocks, self._width, -1)
 
     @torch.no_grad()
     def __call__(
@@ -146,41 +161,73 @@ class Ranker:
         if k < 1:
             raise ValueError(f"k must be at least 1, not {k}")
         if isinstance(self.model, VectorRecommender):
-            users = self.model.user_vectors(batch).float()
-            full = None
+            source = self.model.user_vectors(batch).float()
         else:
-            users = full = self.model.scores(batch)
-        rows, device, n = users.shape[0], users.device, len(self._order)
+            source = self.model.scores(batch)
+        rows, device = source.shape[0], source.device
         self._prepare(device)
-        removed = [self._flat(jagged, rows, device) for jagged in (seen, deny) if jagged is not None]
-        allowed = self._flat(allow, rows, device) if allow is not None else None
-        width = max(1, min(n, self.budget // 4))
-        height = max(1, min(rows, 1024, self.budget // (4 * width)))
-        keys = torch.empty(rows, k, dtype=torch.int64, device=device)
-        lowest = _keys(torch.full((), -torch.inf, device=device), torch.full((), _LOW, device=device))
+        removed = [self._ranks(ids, rows, device) for ids in (seen, deny) if ids is not None]
+        allowed = self._ranks(allow, rows, device) if allow is not None else None
+        height = max(1, min(rows, 256 if device.type == "cpu" else rows, self.budget // (4 * max(self._width, 1))))
+        buffer = torch.empty(height, self._width, device=device)
+        keys = torch.full((rows, k), _NOTHING, dtype=torch.int64, device=device)
         for top in range(0, rows, height):
             bottom = min(top + height, rows)
-            best = lowest.expand(bottom - top, k)
-            for left in range(0, n, width):
-                right = min(left + width, n)
-                if full is None:
-                    assert self._vectors is not None
-                    block = users[top:bottom] @ self._vectors[left:right].T
-                else:
-                    block = full[top:bottom].index_select(1, self._order[left:right]).float()
-                _check_finite(block)
+            for block in range(self._blocks if self._n else 0):
+                scores = self._scores(source[top:bottom], block, buffer[: bottom - top])
+                _check_finite(scores)
                 if allowed is not None:
-                    at = _inside(allowed, top, bottom, left, right)
-                    kept = torch.full_like(block, -torch.inf)
-                    kept.view(-1)[at] = block.view(-1)[at]
-                    block = kept
-                for filtered in removed:
-                    block.view(-1)[_inside(filtered, top, bottom, left, right)] = -torch.inf
-                best = _merge(best, block, left, k)
-            keys[top:bottom] = best
+                    at = self._inside(allowed, top, bottom, block)
+                    kept = scores.view(-1)[at]
+                    scores.fill_(-torch.inf).view(-1)[at] = kept
+                for ids in removed:
+                    scores.view(-1)[self._inside(ids, top, bottom, block)] = -torch.inf
+                self._hide_padding(scores, block)
+                found = self._best(scores, block, k)
+                keys[top:bottom] = _largest(torch.cat([keys[top:bottom], found], 1), k)
         return self._decode(keys)
 
-    def _flat(self, jagged: Jagged | tuple[Tensor, Tensor], rows: int, device: torch.device) -> Jagged:
+    def _scores(self, source: Tensor, block: int, out: Tensor) -> Tensor:
+        if self._vectors is not None:
+            return torch.mm(source, self._vectors[block].T, out=out)
+        assert self._columns is not None
+        return out.copy_(source.index_select(1, self._columns[block]))
+
+    def _hide_padding(self, scores: Tensor, block: int) -> None:
+        """Gives `-inf` to the columns of the last block that repeat an item."""
+        spare = (block + 1) * self._width - self._n
+        if spare > 0:
+            ranks = torch.arange(self._width - spare, self._width, device=scores.device)
+            scores[:, self._column(ranks)] = -torch.inf
+
+    def _column(self, local: Tensor) -> Tensor:
+        """The column, within its block, of a rank counted from the first of the block."""
+        return local % _GROUP * self._groups + local // _GROUP
+
+    def _best(self, scores: Tensor, block: int, k: int) -> Tensor:
+        """The keys of (at least) the k best of a block `[B, width]`.
+
+        Only the k best groups, by maximum and then by rank, can hold one of the k best items: each group before them
+        has an item that is better. So most columns are read once, for the maxima, and never compared again.
+        """
+        rows, first = scores.shape[0], block * self._width
+        groups = torch.arange(self._groups, device=scores.device)
+        if k < self._groups:
+            maxima = scores.view(rows, _GROUP, self._groups).amax(1)
+            groups = _LOW - (_largest(_keys(maxima, groups), k) & _LOW)
+        member = torch.arange(_GROUP, device=scores.device)[:, None]
+        local = (groups[..., None, :] * _GROUP + member).flatten(-2).expand(rows, -1)
+        return _keys(scores.gather(1, self._column(local)), local + first)
+
+    def _inside(self, ids: Jagged, top: int, bottom: int, block: int) -> Tensor:
+        """Flat positions of jagged ranks in the scores of the users top..bottom and one block of items."""
+        begin, end = int(ids.offsets[top]), int(ids.offsets[bottom])
+        local = ids.values[begin:end] - block * self._width
+        row = torch.repeat_interleave(ids.offsets[top : bottom + 1].diff())
+        chosen = (local >= 0) & (local < self._width) & (ids.values[begin:end] >= 0)
+        return row[chosen] * self._width + self._column(local[chosen])
+
+    def _ranks(self, jagged: Jagged | tuple[Tensor, Tensor], rows: int, device: torch.device) -> Jagged:
         """The ranks of jagged ids; ids that are no candidates get -1."""
         values, offsets = (part.to(device) for part in jagged)
         if len(offsets) != rows + 1:
@@ -189,10 +236,10 @@ class Ranker:
 
     def _decode(self, keys: Tensor) -> TopK:
         high = (keys >> 32).int()
-        scores = (high ^ ((high >> 31) & _SIGN)).view(torch.float32)
+        scores = (high ^ ((high >> 31) & _MAGNITUDE)).view(torch.float32)
         none = scores == -torch.inf
-        ranks = (_LOW - (keys & _LOW)).masked_fill(none, 0)
-        items = self._order[ranks] if len(self._order) else ranks
+        ranks = (_LOW - (keys & _LOW)).masked_fill_(none, 0)
+        items = self._order[ranks] if self._n else ranks
         return TopK(items.masked_fill(none, 0), scores)
 
 
@@ -209,22 +256,23 @@ def _check_finite(block: Tensor) -> None:
         raise ValueError(f"the model gave {len(bad)} scores that are NaN or infinite (the first: {bad[0].item()})")
 
 
-def _inside(ranks: Jagged, top: int, bottom: int, left: int, right: int) -> Tensor:
-    """Flat positions, in the block of users top..bottom and ranks left..right, of jagged ranks."""
-    begin, end = int(ranks.offsets[top]), int(ranks.offsets[bottom])
-    values = ranks.values[begin:end]
-    lengths = ranks.offsets[top + 1 : bottom + 1] - ranks.offsets[top:bottom]
-    row = torch.repeat_interleave(lengths)
-    chosen = (values >= left) & (values < right)
-    return row[chosen] * (right - left) + values[chosen] - left
-
-
 def _keys(scores: Tensor, ranks: Tensor) -> Tensor:
+    """Keys whose order is "higher score, then lower rank"."""
     bits = (scores + 0.0).view(torch.int32)  # adding 0 makes -0.0 equal to 0.0
-    return (bits ^ ((bits >> 31) & _SIGN)).long() << 32 | (_LOW - ranks)
+    # Floats compare as their bits do once the magnitude of the negative ones is reversed.
+    return (bits ^ ((bits >> 31) & _MAGNITUDE)).long() << 32 | (_LOW - ranks)
 
 
-def _merge(best: Tensor, block: Tensor, left: int, k: int) -> Tensor:
-    """The k largest keys of `best` `[B, k]` and of a block of scores whose first column has rank `left`."""
-    ranks = torch.arange(left, left + block.shape[1], device=block.device)
-    return torch.cat([best, _keys(block, ranks)], 1).topk(k, 1).values
+_NOTHING = int(_keys(torch.tensor(-torch.inf), torch.tensor(_LOW)))
+"""The lowest key there is: no item."""
+
+
+def _largest(keys: Tensor, k: int) -> Tensor:
+    """The k largest of each row, largest first; all of them where a row has fewer."""
+    k = min(k, keys.shape[1])
+    if keys.device.type != "cpu":
+        return keys.topk(k, 1).values
+    # numpy selects with vector instructions: 14 times as fast as torch.topk on a CPU with AVX-512.
+    chosen = np.partition(keys.numpy(), keys.shape[1] - k, axis=1)[:, -k:]
+    chosen.sort(axis=1)
+    return torch.from_numpy(chosen[:, ::-1].copy())
