@@ -1,0 +1,140 @@
+"""From event ranges to jagged batches, length-bucketed, with a position that a checkpoint can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from recsys.features.batch import SequenceBatch
+from recsys.features.event_log import EventLog
+from recsys.features.splits import Split
+
+
+def _positions(start: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Indices start[i] .. start[i] + lengths[i] - 1 of every i, one after the other."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(start - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def histories(
+    log: EventLog, users: np.ndarray, start: np.ndarray, end: np.ndarray, max_length: int | None = None
+) -> SequenceBatch:
+    """The last `max_length` events of each range, as a batch without targets.
+
+    Args:
+        log: the event log.
+        users: `[B]` int64 user ids.
+        start: `[B]` int64, first event of each range.
+        end: `[B]` int64, one past its last event; an empty range is a user without history.
+        max_length: None keeps whole ranges.
+    """
+    if max_length is not None:
+        start = np.maximum(start, end - max_length)
+    lengths = end - start
+    at = _positions(start, lengths)
+    return SequenceBatch.build(
+        user_id=torch.from_numpy(np.ascontiguousarray(users, dtype=np.int64)),
+        lengths=torch.from_numpy(np.ascontiguousarray(lengths, dtype=np.int64)),
+        item_id=torch.from_numpy(log.item_id[at].astype(np.int64)),
+        timestamp=torch.from_numpy(log.timestamp[at].astype(np.int64)),
+    )
+
+
+def padded_share(lengths: Tensor) -> float:
+    """Share of a padded `[B, max length]` grid that holds no event."""
+    if lengths.numel() == 0:
+        return 0.0
+    return 1.0 - float(lengths.sum()) / (lengths.numel() * max(int(lengths.max()), 1))
+
+
+class TrainingBatches:
+    """Endless supply of training epochs over the windows of a split; one `iter` is one epoch.
+
+    A window is up to `max_length` consecutive events of one user, each with the event after it as target. Users with
+    a longer history give one window that ends at their last training event, and further ones `stride` events earlier
+    each (None: only the last).
+
+    Windows are shuffled, sorted by length with ties left in shuffled order, cut into batches, and the batches are
+    shuffled: almost nothing is padded, and every epoch groups other users. The order is a function of the seed and the
+    epoch alone, so that `state_dict` is two numbers, however large the log.
+    """
+
+    def __init__(self, split: Split, batch_size: int, max_length: int, stride: int | None = None, seed: int = 0):
+        if batch_size < 1 or max_length < 1 or (stride is not None and stride < 1):
+            raise ValueError("batch_size, max_length and stride must be positive")
+        self.log, self.batch_size, self.max_length, self.seed = split.log, batch_size, max_length, seed
+        self.users, self.start, self.end = _windows(split.train_start, split.train_end, max_length, stride)
+        if not len(self.users):
+            raise ValueError("the split has no user with two training events: nothing to learn from")
+        self.epoch = 0
+        self._next = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.users) // self.batch_size)
+
+    @property
+    def n_windows(self) -> int:
+        """Training sequences of one epoch."""
+        return len(self.users)
+
+    def padding(self) -> float:
+        """Padded share of the attention slots over one epoch."""
+        lengths = np.sort(self.end - self.start)
+        groups = [lengths[i : i + self.batch_size] for i in range(0, len(lengths), self.batch_size)]
+        return 1.0 - float(lengths.sum()) / sum(len(group) * int(group[-1]) for group in groups)
+
+    def _order(self) -> tuple[np.ndarray, np.ndarray]:
+        """Windows in this epoch's order, and the order of its batches."""
+        random = np.random.default_rng([self.seed, self.epoch])
+        shuffled = random.permutation(len(self.users))
+        rows = shuffled[np.argsort((self.end - self.start)[shuffled], kind="stable")]
+        return rows, random.permutation(len(self))
+
+    def __iter__(self) -> Iterator[SequenceBatch]:
+        rows, batches = self._order()
+        while self._next < len(batches):
+            first = batches[self._next] * self.batch_size
+            self._next += 1
+            yield self.batch(rows[first : first + self.batch_size])
+        self.epoch, self._next = self.epoch + 1, 0
+
+    def batch(self, rows: np.ndarray) -> SequenceBatch:
+        """The windows `rows` with their targets."""
+        start, lengths = self.start[rows], self.end[rows] - self.start[rows]
+        at = _positions(start, lengths)
+        items, times = self.log.item_id, self.log.timestamp
+        return SequenceBatch.build(
+            user_id=torch.from_numpy(self.users[rows]),
+            lengths=torch.from_numpy(lengths),
+            item_id=torch.from_numpy(items[at].astype(np.int64)),
+            timestamp=torch.from_numpy(times[at].astype(np.int64)),
+            target=torch.from_numpy(items[at + 1].astype(np.int64)),
+            target_timestamp=torch.from_numpy(times[at + 1].astype(np.int64)),
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Epoch and next batch; Lightning stores it with the checkpoint."""
+        return {"epoch": self.epoch, "next": self._next, "seed": self.seed}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues at the batch that follows the last one handed out."""
+        self.epoch, self._next, self.seed = state["epoch"], state["next"], state["seed"]
+
+
+def _windows(
+    start: np.ndarray, end: np.ndarray, max_length: int, stride: int | None
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """User, first input event and one past the last input event of each window (the target follows each input)."""
+    pairs = end - start - 1  # inputs that have a target
+    users = np.flatnonzero(pairs > 0)
+    overflow = np.maximum(pairs[users] - max_length, 0)
+    extra = np.zeros_like(overflow) if stride is None else -(-overflow // stride)
+    row = np.repeat(np.arange(len(users)), extra + 1)
+    step = np.arange(len(row)) - np.repeat(np.cumsum(extra + 1) - (extra + 1), extra + 1)
+    last = end[users][row] - 1 - step * (stride or 0)
+    first = np.maximum(last - max_length, start[users][row])
+    return users[row].astype(np.int64), first.astype(np.int64), last.astype(np.int64)

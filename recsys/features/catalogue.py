@@ -1,0 +1,109 @@
+"""What a model must know of the data before it can be built: sizes, side features and training counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from recsys.features.schema import Schema
+
+if TYPE_CHECKING:
+    from recsys.features.splits import Split
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """Items and users of a log as tensors, independent of the log itself.
+
+    Attributes:
+        schema: the schema of the log.
+        n_items: items are numbered 1..n_items; row 0 is padding everywhere.
+        n_users: users are numbered 1..n_users.
+        table_rows: rows of each embedding table, padding included; holds `item_id`.
+        counts: `[n_items + 1]` int64, training events of each item.
+        jagged: item feature name -> (values int64 `[sum of lengths]`, offsets int64 `[n_items + 2]`).
+        numeric: item feature name -> float32 `[n_items + 1]`.
+    """
+
+    schema: Schema
+    n_items: int
+    n_users: int
+    table_rows: dict[str, int]
+    counts: Tensor
+    jagged: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    numeric: dict[str, Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def from_split(cls, split: Split) -> Catalogue:
+        """The catalogue of a log, with item counts of the training part of `split` alone."""
+        log = split.log
+        counts = torch.from_numpy(split.train_counts()).long()
+        jagged = {
+            name: (torch.as_tensor(column.values).long(), torch.as_tensor(column.offsets).long())
+            for name, column in log.item_features.items()
+        }
+        numeric = {name: torch.as_tensor(values).float() for name, values in log.item_numeric.items()}
+        return cls(log.schema, log.n_items, log.n_users, dict(log.table_rows), counts, jagged, numeric)
+
+    def config(self) -> dict[str, Any]:
+        """The JSON-able part; `tensors` is the rest."""
+        return {
+            "schema": self.schema.model_dump(mode="json"),
+            "n_items": self.n_items,
+            "n_users": self.n_users,
+            "table_rows": self.table_rows,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The tensors by name, for a safetensors file."""
+        out = {"counts": self.counts} | {f"numeric.{name}": values for name, values in self.numeric.items()}
+        for name, (values, offsets) in self.jagged.items():
+            out |= {f"jagged.{name}.values": values, f"jagged.{name}.offsets": offsets}
+        return out
+
+    @classmethod
+    def from_parts(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Catalogue:
+        """Rebuilds what `config` and `tensors` gave."""
+        schema = Schema.parse(config["schema"])
+        features = schema.of("item")
+        return cls(
+            schema=schema,
+            n_items=config["n_items"],
+            n_users=config["n_users"],
+            table_rows=config["table_rows"],
+            counts=tensors["counts"],
+            jagged={
+                feature.name: (tensors[f"jagged.{feature.name}.values"], tensors[f"jagged.{feature.name}.offsets"])
+                for feature in features
+                if feature.type != "numeric"
+            },
+            numeric={f.name: tensors[f"numeric.{f.name}"] for f in features if f.type == "numeric"},
+        )
+
+    def __repr__(self) -> str:
+        return f"Catalogue({self.schema.name}: {self.n_items} items, {self.n_users} users, tables {self.table_rows})"
+
+
+def gather_jagged(values: Tensor, offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Picks rows of a jagged tensor.
+
+    Args:
+        values: `[sum of lengths]`.
+        offsets: `[n + 1]` int64.
+        rows: `[m]` int64, in any order, repeats allowed.
+
+    Returns:
+        The picked values `[sum of the picked lengths]` and their lengths `[m]` int64.
+
+    Example:
+        >>> gather_jagged(torch.tensor([7, 8, 9]), torch.tensor([0, 1, 1, 3]), torch.tensor([2, 0]))
+        (tensor([8, 9, 7]), tensor([2, 1]))
+    """
+    start = offsets[rows]
+    lengths = offsets[rows + 1] - start
+    before = lengths.cumsum(0) - lengths
+    at = torch.repeat_interleave(start - before, lengths) + torch.arange(int(lengths.sum()), device=rows.device)
+    return values[at], lengths

@@ -1,0 +1,168 @@
+"""The schema of a log: which columns exist, and which embedding table each feature feeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FeatureType = Literal["categorical", "categorical_list", "numeric", "text"]
+Entity = Literal["item", "user", "event"]
+
+
+class SchemaError(ValueError):
+    """A schema that cannot be used; the message names the file and the key."""
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class EventColumns(_Strict):
+    """Names of the columns in the source log; only the first three must exist."""
+
+    user_id: str = "user_id"
+    item_id: str = "item_id"
+    timestamp: str = "timestamp"
+    order: str | None = None
+    """Column that orders events of a user that share a timestamp; the file's row order decides after it."""
+    action: str | None = None
+    query: str | None = None
+    weight: str | None = None
+    position: str | None = None
+    propensity: str | None = None
+    session_id: str | None = None
+
+    def optional(self) -> dict[str, str]:
+        """Canonical name -> source column, of the optional columns that the log has."""
+        names = ("action", "query", "weight", "position", "propensity", "session_id")
+        return {name: column for name in names if (column := getattr(self, name)) is not None}
+
+
+class Table(_Strict):
+    """One TorchRec embedding table.
+
+    A `vocabulary` table has one row per distinct value seen when the log is prepared; a `hash` table has
+    `buckets` rows whatever the log holds. Row 0 is padding in both.
+    """
+
+    dim: Annotated[int, Field(gt=0)] | None = None
+    """Embedding dimension; None takes the model's width."""
+    encoding: Literal["vocabulary", "hash"] = "vocabulary"
+    buckets: Annotated[int, Field(gt=1)] | None = None
+    """Rows of a hash table (padding excluded); required there, refused elsewhere."""
+    unknown: Literal["drop", "hash"] = "drop"
+    """What a value that the vocabulary does not know becomes at inference: nothing, or one of `unknown_buckets` rows."""
+    unknown_buckets: Annotated[int, Field(gt=0)] = 1
+
+    @model_validator(mode="after")
+    def _check(self) -> Table:
+        if (self.encoding == "hash") != (self.buckets is not None):
+            raise ValueError("`buckets` is needed by `encoding: hash` and by nothing else")
+        return self
+
+
+class Feature(_Strict):
+    """A side feature of an item, a user or an event."""
+
+    name: str
+    column: str
+    type: FeatureType
+    entity: Entity = "item"
+    table: str | None = None
+    """Name of the table it feeds; None for numeric features, else defaults to the feature's own name."""
+    pooling: Literal["mean", "sum"] = "mean"
+    max_values: Annotated[int, Field(gt=0)] = 32
+    """Values of a list or words of a text beyond this many are cut (and counted)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_table(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("type") != "numeric":
+            data.setdefault("table", data.get("name"))
+        return data
+
+    @model_validator(mode="after")
+    def _check(self) -> Feature:
+        if self.type == "numeric" and self.table is not None:
+            raise ValueError(f"feature `{self.name}`: numeric features feed no table")
+        return self
+
+
+class Schema(_Strict):
+    """What a log contains, read from YAML; unknown keys are refused.
+
+    Example:
+        >>> schema = Schema.model_validate({"name": "shop", "events": {"user_id": "customer"}})
+        >>> schema.events.user_id
+        'customer'
+    """
+
+    name: str
+    events: EventColumns = EventColumns()
+    item_key: str = "item_id"
+    """Column of the item side table that holds the item id."""
+    title: str | None = None
+    """Column of the item side table that people read (`recsys recommend` prints it)."""
+    user_key: str = "user_id"
+    """Column of the user side table that holds the user id."""
+    features: tuple[Feature, ...] = ()
+    tables: dict[str, Table] = {}
+    """Tables by name; a table that a feature names and that is not listed here gets the defaults."""
+    item_table: Table = Table()
+    """The table of the item ids themselves."""
+    user_table: Table | None = None
+    """The table of user ids; None: the model knows users by their history alone."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Schema:
+        names = [feature.name for feature in self.features]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two features are named `{name}`")
+            if name in ("item_id", "user_id"):
+                raise ValueError(f"feature name `{name}` is taken by the id itself")
+        unused = set(self.tables) - {feature.table for feature in self.features}
+        if unused:
+            raise ValueError(f"tables: no feature feeds {sorted(unused)}")
+        return self
+
+    def table(self, feature: Feature) -> Table:
+        """The table that `feature` feeds, with defaults where the schema lists none."""
+        if feature.table is None:
+            raise ValueError(f"feature `{feature.name}` feeds no table")
+        return self.tables.get(feature.table, Table())
+
+    def of(self, entity: Entity) -> tuple[Feature, ...]:
+        """The features of items, users or events, in the schema's order."""
+        return tuple(feature for feature in self.features if feature.entity == entity)
+
+    @classmethod
+    def from_yaml(cls, path: str | Path) -> Schema:
+        """Reads a schema file.
+
+        Raises:
+            SchemaError: the file is missing, is not YAML, or has a key or value that is not allowed.
+        """
+        path = Path(path)
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise SchemaError(f"{path}: no such schema file") from None
+        except yaml.YAMLError as error:
+            raise SchemaError(f"{path}: not valid YAML: {error}") from None
+        return cls.parse(data, origin=str(path))
+
+    @classmethod
+    def parse(cls, data: Any, origin: str = "schema") -> Schema:
+        """Validates a dictionary; the error lists every wrong key with its path."""
+        try:
+            return cls.model_validate(data)
+        except ValidationError as error:
+            lines = [
+                f"{origin}: {'.'.join(str(part) for part in item['loc']) or 'schema'}: {item['msg']}"
+                for item in error.errors()
+            ]
+            raise SchemaError("\n".join(lines)) from None

@@ -1,0 +1,109 @@
+"""The base of every trainable sequence model: one item lookup a step, and the `Recommender` interface for free."""
+
+from __future__ import annotations
+
+import abc
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recsys.features.batch import SequenceBatch
+from recsys.features.catalogue import Catalogue
+from recsys.models.recommender import VectorRecommender
+
+ITEM_BLOCK = 65536
+
+
+class SequenceNetwork(nn.Module, VectorRecommender):
+    """A network that turns each event of a history into a query for the next item.
+
+    A subclass sets `self.items` (ids -> item vectors) and `self.hyperparameters` (JSON-able constructor arguments),
+    and writes `encode_vectors` and `match`. Training calls `forward`; serving calls the `Recommender` methods.
+
+    Args:
+        catalogue: sizes, side features and training counts of the data.
+        max_length: events of a history that the network reads, the newest ones.
+    """
+
+    items: nn.Module
+    hyperparameters: dict[str, Any]
+
+    def __init__(self, catalogue: Catalogue, max_length: int):
+        super().__init__()
+        self.catalogue = catalogue
+        self.n_items = catalogue.n_items
+        self.max_length = max_length
+        # Users without history get the popular items: user vector (0, ..., 0, 1), item vector (v, popularity).
+        self.register_buffer("popularity", torch.log1p(catalogue.counts.float()), persistent=False)
+
+    @abc.abstractmethod
+    def encode_vectors(self, batch: SequenceBatch, vectors: Tensor) -> Tensor:
+        """Queries after each event.
+
+        Args:
+            batch: T events of B users.
+            vectors: `[T, width]`, the item vectors of the events.
+
+        Returns:
+            `[T, d]`, matched with item vectors by inner product.
+        """
+
+    @abc.abstractmethod
+    def match(self, vectors: Tensor) -> Tensor:
+        """Item vectors as the output side compares them, `[n, width]` to `[n, d]`."""
+
+    def forward(self, batch: SequenceBatch, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Queries after each event, and the vectors of candidates, from one lookup of the distinct ids of both.
+
+        Args:
+            batch: T events of B users.
+            candidates: `[M]` int64 item ids; None for the whole catalogue, rows 0..n_items.
+
+        Returns:
+            `[T, d]` queries and `[M, d]` candidate vectors.
+        """
+        if candidates is None:
+            vectors = self.items(torch.arange(self.n_items + 1, device=batch.timestamp.device))
+            return self.encode_vectors(batch, vectors[batch.item_id]), self.match(vectors)
+        distinct, place = torch.unique(torch.cat([batch.item_id, candidates]), return_inverse=True)
+        vectors = self.items(distinct)
+        events, wanted = place.split([batch.item_id.shape[0], candidates.shape[0]])
+        return self.encode_vectors(batch, vectors[events]), self.match(vectors)[wanted]
+
+    @torch.no_grad()
+    def user_vectors(self, batch: SequenceBatch) -> Tensor:
+        queries = self.encode_vectors(batch, self.items(batch.item_id)).float()
+        lengths = batch.lengths.long()
+        known = lengths > 0
+        last = queries[(batch.offsets[1:].long() - 1).clamp(min=0)] if len(queries) else queries.new_zeros(len(batch), 0)
+        return torch.cat([last * known.unsqueeze(-1), (~known).float().unsqueeze(-1)], dim=1)
+
+    @torch.no_grad()
+    def item_vectors(self, ids: Tensor | None = None) -> Tensor:
+        if ids is None:
+            ids = torch.arange(self.n_items + 1, device=self.popularity.device)
+        vectors = torch.cat([self.match(self.items(block)) for block in ids.split(ITEM_BLOCK)]).float()
+        return F.pad(vectors, (0, 1)).index_copy_(
+            1, torch.tensor([vectors.shape[1]], device=ids.device), self.popularity[ids].unsqueeze(-1)
+        )
+
+    @classmethod
+    @abc.abstractmethod
+    def build(cls, catalogue: Catalogue, hyperparameters: dict[str, Any]) -> SequenceNetwork:
+        """Makes a network with fresh weights from what `hyperparameters` held."""
+
+    def config(self) -> dict[str, Any]:
+        return {"hyperparameters": self.hyperparameters, "catalogue": self.catalogue.config()}
+
+    def state(self) -> dict[str, Tensor]:
+        weights = {f"weights.{name}": value.detach() for name, value in self.state_dict().items()}
+        return weights | {f"catalogue.{name}": value for name, value in self.catalogue.tensors().items()}
+
+    @classmethod
+    def from_state(cls, config: dict[str, Any], state: dict[str, Tensor]) -> SequenceNetwork:
+        tensors = {name.removeprefix("catalogue."): v for name, v in state.items() if name.startswith("catalogue.")}
+        network = cls.build(Catalogue.from_parts(config["catalogue"], tensors), config["hyperparameters"])
+        network.load_state_dict({n.removeprefix("weights."): v for n, v in state.items() if n.startswith("weights.")})
+        return network.eval()

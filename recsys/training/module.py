@@ -1,0 +1,124 @@
+"""The one LightningModule of every trainable model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from recsys.features.batch import SequenceBatch
+from recsys.features.catalogue import Catalogue
+from recsys.models.network import SequenceNetwork
+from recsys.training.objective import RetrievalObjective
+from recsys.training.optimizers import CombinedOptimizer, table_parameters
+from recsys.training.sparse_adam import SparseAdam
+
+OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
+SchedulerFactory = Callable[[Optimizer], LRScheduler]
+
+
+def adam(params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.98)) -> Optimizer:
+    """The default dense optimizer: AdamW without weight decay, in one fused kernel."""
+    return torch.optim.AdamW(params, lr=lr, betas=betas, weight_decay=0.0, fused=True)
+
+
+class RecommenderModule(L.LightningModule):
+    """Trains a network on an objective; knows no model, loss or metric by name.
+
+    The network is built in `configure_model` from the data module's catalogue. Weights of embedding tables go to
+    `table_optimizer`, which touches the rows of a step only; all others go to `optimizer`.
+
+    Args:
+        network: makes the network from a catalogue; in YAML the `class_path` of a `SequenceNetwork`.
+        objective: what a step minimises.
+        optimizer: makes the optimizer of the dense weights.
+        table_optimizer: makes the optimizer of the tables.
+        scheduler: makes a learning-rate schedule for both, stepped once a batch. None: constant.
+    """
+
+    def __init__(
+        self,
+        network: Callable[[Catalogue], SequenceNetwork],
+        objective: RetrievalObjective,
+        optimizer: OptimizerFactory = adam,
+        table_optimizer: OptimizerFactory = SparseAdam,
+        scheduler: SchedulerFactory | None = None,
+    ):
+        super().__init__()
+        self.make_network = network
+        self.objective = objective
+        self.make_optimizer = optimizer
+        self.make_table_optimizer = table_optimizer
+        self.make_scheduler = scheduler
+        self.network: SequenceNetwork | None = None
+        self._generators: dict[str, Any] = {}
+
+    def configure_model(self) -> None:
+        """Builds the network once, when the data are known."""
+        if self.network is None:
+            self.network = self.make_network(self._catalogue())
+
+    def _catalogue(self) -> Catalogue:
+        catalogue: Catalogue = self.trainer.datamodule.catalogue  # type: ignore[attr-defined]
+        return catalogue
+
+    def on_fit_start(self) -> None:
+        seed = self.trainer.datamodule.seed  # type: ignore[attr-defined]
+        self.objective.setup(self._catalogue(), seed, self.device)
+
+    def training_step(self, batch: SequenceBatch, batch_idx: int) -> torch.Tensor:
+        """One loss value; its parts are logged."""
+        loss, parts = self.objective(self.network, batch)
+        for name, value in parts.items():
+            self.log(f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=len(batch))
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        assert self.network is not None
+        tables = table_parameters(self.network)
+        of_tables = {id(weight) for weight in tables}
+        dense = [weight for weight in self.parameters() if id(weight) not in of_tables and weight.requires_grad]
+        parts: dict[str, Optimizer] = {"dense": self.make_optimizer(dense)}
+        if tables:
+            parts["tables"] = self.make_table_optimizer(tables)
+        optimizer = CombinedOptimizer(parts)
+        if self.make_scheduler is None:
+            return optimizer
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"},
+        }
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips the dense weights; Adam's step on table rows does not depend on the scale of their gradient."""
+        if gradient_clip_val is None:
+            return
+        dense = [w for w in self.parameters() if w.grad is not None and not w.grad.is_sparse]
+        if gradient_clip_algorithm == "value":
+            nn.utils.clip_grad_value_(dense, gradient_clip_val)
+        else:
+            nn.utils.clip_grad_norm_(dense, gradient_clip_val)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the generators, so that a resumed run draws what the interrupted one would have drawn."""
+        checkpoint["generators"] = {
+            "negatives": self.objective.negatives.state_dict(),
+            "torch": torch.get_rng_state(),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._generators = checkpoint["generators"]
+
+    def on_train_start(self) -> None:
+        """Restores the generators last: whatever ran before training must not have moved them."""
+        if self._generators:
+            self.objective.negatives.load_state_dict(self._generators["negatives"])
+            torch.set_rng_state(self._generators["torch"])
+            self._generators = {}
