@@ -1,0 +1,70 @@
+# Every target makes its own environment from the complete lock when that is missing or out of date.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+# The first interpreter that runs and that the stack has wheels for (a name on the path may be a shim that does not run).
+PYTHON ?= $(shell for p in python3.11 python3 python3.12 python3.13; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && echo $$p && break; done)
+# Two workers of one thread each beat one worker with two on small tensors.
+WORKERS ?= 2
+# Folder with the data sets; `recsys doctor` lists what it finds there.
+RECSYS_DATA ?= $(abspath $(firstword $(wildcard data ../shared/data)))
+ifneq ($(RECSYS_DATA),)
+export RECSYS_DATA
+endif
+
+.PHONY: help venv demo test lint docs bench clean lock
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+venv: $(STAMP) ## make the environment and install the package in it
+
+$(STAMP): requirements/cpu.txt pyproject.toml
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python"; exit 1; }
+	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	# torch first: its CPU build has an index of its own, which the other packages need not be asked of.
+	$(BIN)/pip install --quiet --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) "$$(grep '^torch==' $<)"
+	$(BIN)/pip install --quiet --no-deps -r $<
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+demo: $(STAMP) ## train, evaluate and recommend on MovieLens-100K
+	$(BIN)/recsys fit --config experiments/movielens_100k.yaml
+
+test: $(STAMP) ## run every test
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
+
+lint: $(STAMP) ## check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(STAMP) ## build the pages into docs/_build/html
+	$(BIN)/sphinx-build -q -W --keep-going -b html docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
+bench: $(STAMP) ## run every benchmark and write experiments/results/benchmarks
+	set -e; for script in experiments/benchmarks/[a-z]*.py; do echo "== $$script"; $(BIN)/python $$script; done
+
+clean: ## remove what was built and cached; the environment and the runs stay
+	rm -rf build dist docs/_build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+UV := $(BIN)/uv
+COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet pyproject.toml --group data --extra dev --extra docs \
+	--python-version 3.11 --python-platform x86_64-manylinux_2_28 $(UPGRADE)
+
+$(UV): | $(STAMP)
+	$(BIN)/pip install --quiet uv==0.13.9
+
+lock: $(UV) ## write requirements/cpu.txt and requirements/gpu.txt again
+	$(COMPILE) --group cpu --override requirements/overrides-cpu.txt \
+		$(if $(PIP_FIND_LINKS),--find-links $(PIP_FIND_LINKS),--torch-backend cpu) -o requirements/cpu.txt
+	$(COMPILE) --group cuda --extra gpu -o requirements/gpu.txt
+	touch $(STAMP)
