@@ -41,13 +41,22 @@ class LossOutput(NamedTuple):
     parts: dict[str, Tensor]
 
 
-class SampledLoss(nn.Module, abc.ABC):
+class RetrievalLoss(nn.Module):
+    """A loss of retrieval; `needs` tells what the trainer must give to `forward`."""
+
+    needs: ClassVar[Literal["negatives", "catalogue"]]
+
+    def setup(self, n_items: int) -> None:
+        """Tells the loss the size of the catalogue; the trainer calls it once, before the first step."""
+
+
+class SampledLoss(RetrievalLoss, abc.ABC):
     """A loss over one positive and N negatives per row.
 
     A subclass gives the loss of every row; the mean over rows, weights and the logged parts are done here.
     """
 
-    needs: ClassVar[Literal["negatives"]] = "negatives"
+    needs: ClassVar[Literal["negatives", "catalogue"]] = "negatives"
 
     @abc.abstractmethod
     def rows(self, scores: SampledScores) -> Tensor:
@@ -73,3 +82,13 @@ def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
 def full_precision(scores: Tensor) -> Tensor:
     """`scores` in float32 when they are in a shorter type; as they are otherwise."""
     return scores.float() if scores.dtype in (torch.bfloat16, torch.float16) else scores
+
+
+def without_hits(scores: SampledScores) -> Tensor:
+    """`[T, N]` negative scores in full precision, with a large negative number where a negative is the positive."""
+    negative = full_precision(scores.negative)
+    if scores.hits is None:
+        return negative
+    return negative.index_put(
+        (scores.hits[0], scores.hits[1]), negative.new_tensor(torch.finfo(negative.dtype).min / 2)
+    )

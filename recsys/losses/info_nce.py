@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+from typing_extensions import override
 
 from recsys.losses.base import SampledLoss, SampledScores, full_precision
 
@@ -62,6 +63,7 @@ class InfoNCE(SampledLoss):
             raise ValueError(f"temperature must be above 0, not {temperature}")
         self.temperature = temperature
 
+    @override
     def rows(self, scores: SampledScores) -> Tensor:
         positive = full_precision(scores.positive) / self.temperature
         if scores.log_q_positive is not None:
