@@ -16,7 +16,7 @@ from torch import Tensor
 from recsys.features.batch import SequenceBatch
 from recsys.models.recommender import Recommender, VectorRecommender
 
-BUDGET_BYTES = 32 * 2**20
+BUDGET_BYTES = 64 * 2**20
 """Default size of the block of scores held at a time (work buffers beside it are smaller): users x items x 4 bytes."""
 
 _GROUP = 8
@@ -127,7 +127,8 @@ class Ranker:
         self._n = len(order)
         self._blocks = max(1, -(-self._n // _ITEM_BLOCK))
         self._groups = -(-self._n // (self._blocks * _GROUP))
-        self._width = self._groups * _GROUP  # columns of a block; those beyond the last rank repeat an item and score -inf
+        # Columns of a block. Those beyond the last rank repeat an item, and score -inf.
+        self._width = self._groups * _GROUP
         self._order = order  # rank -> item id
         self._rank = torch.full((model.n_items + 1,), -1, dtype=torch.int64)
         self._rank[order] = torch.arange(self._n)
