@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 FeatureType = Literal["categorical", "categorical_list", "numeric", "text"]
 Entity = Literal["item", "user", "event"]
 
+CODES = ("action", "query", "session_id")
+"""Optional columns of a log whose values become codes."""
+
 
 class SchemaError(ValueError):
     """A schema that cannot be used; the message names the file and the key."""
@@ -26,6 +29,8 @@ class EventColumns(_Strict):
     user_id: str = "user_id"
     item_id: str = "item_id"
     timestamp: str = "timestamp"
+    timestamp_unit: Literal["s", "ms", "us", "ns"] = "s"
+    """Unit of a timestamp that is a number; dates and ISO 8601 text need none."""
     order: str | None = None
     """Column that orders events of a user that share a timestamp; the file's row order decides after it."""
     action: str | None = None
@@ -72,8 +77,11 @@ class Feature(_Strict):
     type: FeatureType
     entity: Entity = "item"
     table: str | None = None
-    """Name of the table it feeds; None for numeric features, else defaults to the feature's own name."""
+    """Name of the table it feeds; defaults to the feature's own name, and is None for numeric features. The tables of
+    the ids themselves, `item_id` and `user_id`, may be fed too."""
     pooling: Literal["mean", "sum"] = "mean"
+    separator: str | None = None
+    """What separates the values of a categorical list that is written as text; None where the column holds lists."""
     max_values: Annotated[int, Field(gt=0)] = 32
     """Values of a list or words of a text beyond this many are cut (and counted)."""
 
@@ -88,6 +96,10 @@ class Feature(_Strict):
     def _check(self) -> Feature:
         if self.type == "numeric" and self.table is not None:
             raise ValueError(f"feature `{self.name}`: numeric features feed no table")
+        if self.separator is not None and self.type != "categorical_list":
+            raise ValueError(f"feature `{self.name}`: only a categorical_list has a `separator`")
+        if self.entity == "event" and self.type not in ("categorical", "numeric"):
+            raise ValueError(f"feature `{self.name}`: a feature of an event is categorical or numeric")
         return self
 
 
@@ -115,6 +127,8 @@ class Schema(_Strict):
     """The table of the item ids themselves."""
     user_table: Table | None = None
     """The table of user ids; None: the model knows users by their history alone."""
+    duplicates: Literal["merge", "keep"] = "merge"
+    """Events equal in user, item and timestamp (and action and query, where the log has them): `merge` keeps the first."""
 
     @model_validator(mode="after")
     def _check(self) -> Schema:
@@ -122,18 +136,25 @@ class Schema(_Strict):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"two features are named `{name}`")
-            if name in ("item_id", "user_id"):
-                raise ValueError(f"feature name `{name}` is taken by the id itself")
+            if name in EventColumns.model_fields:
+                raise ValueError(f"feature name `{name}` is taken by the column of events of that name")
         unused = set(self.tables) - {feature.table for feature in self.features}
         if unused:
             raise ValueError(f"tables: no feature feeds {sorted(unused)}")
+        if taken := {feature.table for feature in self.features} & set(CODES):
+            raise ValueError(f"tables: the names {sorted(map(str, taken))} belong to the columns of events")
+        if {"item_id", "user_id"} & set(self.tables):
+            raise ValueError("tables: `item_id` and `user_id` are set by `item_table` and `user_table`")
+        if self.user_table is None and any(feature.table == "user_id" for feature in self.features):
+            raise ValueError("a feature feeds the table `user_id`: set `user_table`")
         return self
 
     def table(self, feature: Feature) -> Table:
         """The table that `feature` feeds, with defaults where the schema lists none."""
         if feature.table is None:
             raise ValueError(f"feature `{feature.name}` feeds no table")
-        return self.tables.get(feature.table, Table())
+        own = {"item_id": self.item_table, "user_id": self.user_table}.get(feature.table)
+        return own or self.tables.get(feature.table, Table())
 
     def of(self, entity: Entity) -> tuple[Feature, ...]:
         """The features of items, users or events, in the schema's order."""
