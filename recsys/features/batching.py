@@ -11,13 +11,8 @@ from torch import Tensor
 
 from recsys.features.batch import SequenceBatch
 from recsys.features.event_log import EventLog
+from recsys.features.jagged import expand_ranges
 from recsys.features.splits import Split
-
-
-def _positions(start: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Indices start[i] .. start[i] + lengths[i] - 1 of every i, one after the other."""
-    before = np.cumsum(lengths) - lengths
-    return np.repeat(start - before, lengths) + np.arange(int(lengths.sum()))
 
 
 def histories(
@@ -35,7 +30,7 @@ def histories(
     if max_length is not None:
         start = np.maximum(start, end - max_length)
     lengths = end - start
-    at = _positions(start, lengths)
+    at = expand_ranges(start, lengths)
     return SequenceBatch.build(
         user_id=torch.from_numpy(np.ascontiguousarray(users, dtype=np.int64)),
         lengths=torch.from_numpy(np.ascontiguousarray(lengths, dtype=np.int64)),
@@ -96,16 +91,17 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[SequenceBatch]:
         rows, batches = self._order()
-        while self._next < len(batches):
-            first = batches[self._next] * self.batch_size
-            self._next += 1
+        for place in range(self._next, len(batches)):
+            # Set before the batch is handed out: a trainer that knows the length never asks for the end.
+            last = place + 1 == len(batches)
+            self.epoch, self._next = (self.epoch + 1, 0) if last else (self.epoch, place + 1)
+            first = batches[place] * self.batch_size
             yield self.batch(rows[first : first + self.batch_size])
-        self.epoch, self._next = self.epoch + 1, 0
 
     def batch(self, rows: np.ndarray) -> SequenceBatch:
         """The windows `rows` with their targets."""
         start, lengths = self.start[rows], self.end[rows] - self.start[rows]
-        at = _positions(start, lengths)
+        at = expand_ranges(start, lengths)
         items, times = self.log.item_id, self.log.timestamp
         return SequenceBatch.build(
             user_id=torch.from_numpy(self.users[rows]),

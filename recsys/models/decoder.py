@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.models.dropout import Dropout
+from recsys.models.norm import RMSNorm
 from recsys.models.rotary import rotate
 
 
@@ -61,9 +62,9 @@ class Block(nn.Module):
 
     def __init__(self, width: int, heads: int, hidden: int, dropout: float):
         super().__init__()
-        self.attention_norm = nn.RMSNorm(width, eps=1e-6)
+        self.attention_norm = RMSNorm(width)
         self.attention = SelfAttention(width, heads)
-        self.feed_forward_norm = nn.RMSNorm(width, eps=1e-6)
+        self.feed_forward_norm = RMSNorm(width)
         self.feed_forward = SwiGLU(width, hidden)
         self.dropout = Dropout(dropout)
 
@@ -90,7 +91,7 @@ class Decoder(nn.Module):
         hidden = -(-round(width * hidden_ratio) // 8) * 8
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(layers))
-        self.norm = nn.RMSNorm(width, eps=1e-6)
+        self.norm = RMSNorm(width)
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
                 # Residual branches start small, so that depth does not change the scale of the output.

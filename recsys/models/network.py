@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsys.features.batch import SequenceBatch
+from recsys.features.batching import TrainingBatches
 from recsys.features.catalogue import Catalogue
 from recsys.models.recommender import VectorRecommender
 
+if TYPE_CHECKING:
+    from recsys.features.splits import Split
+
 ITEM_BLOCK = 65536
+EXAMPLE_EPOCHS = 60
 
 
 class SequenceNetwork(nn.Module, VectorRecommender):
@@ -93,6 +98,23 @@ class SequenceNetwork(nn.Module, VectorRecommender):
     @abc.abstractmethod
     def build(cls, catalogue: Catalogue, hyperparameters: dict[str, Any]) -> SequenceNetwork:
         """Makes a network with fresh weights from what `hyperparameters` held."""
+
+    @classmethod
+    def example(cls, split: Split) -> Self:
+        """The default network after a few epochs of full softmax on the CPU; for small logs only."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            network = cls(Catalogue.from_split(split), max_length=50)
+            optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
+            batches = TrainingBatches(split, batch_size=128, max_length=50)
+            for _ in range(EXAMPLE_EPOCHS):
+                for batch in batches:
+                    queries, items = network(batch, None)
+                    loss = F.cross_entropy(10 * queries @ items.T, batch.target)
+                    optimizer.zero_grad()
+                    loss.backward()
+                    optimizer.step()
+        return network.eval()
 
     def config(self) -> dict[str, Any]:
         return {"hyperparameters": self.hyperparameters, "catalogue": self.catalogue.config()}

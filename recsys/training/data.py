@@ -3,30 +3,54 @@
 from __future__ import annotations
 
 from functools import cached_property
+from pathlib import Path
+from typing import Any
 
 import lightning as L
 
 from recsys.features.batching import TrainingBatches
 from recsys.features.catalogue import Catalogue
+from recsys.features.datasets import Source, load_dataset
 from recsys.features.event_log import EventLog
+from recsys.features.prepare import DEFAULT_CACHE, prepare
+from recsys.features.schema import Schema
 from recsys.features.splits import GlobalTime, Split, SplitRule
+
+
+class DataSourceError(ValueError):
+    """The data of a job are named twice, or not at all."""
 
 
 class EventLogData(L.LightningDataModule):
     """Events of a log, split, in length-bucketed batches.
 
+    The log is a data set known by name, or a schema file with the files it describes.
+
     Args:
-        dataset: name of a data set that the package knows (`movielens_100k`, ...), or None with `schema` and `events`.
+        dataset: `movielens_100k` or another name that `recsys prepare --help` lists.
+        schema: path of a schema file, for a log of your own.
+        events: its events: a Parquet or CSV file, a folder or a glob.
+        items: its side table of items, if the schema takes features from one.
+        users: its side table of users, likewise.
+        cache: folder of the prepared logs.
         split: the rule that says what is trained on, chosen on and tested on.
         batch_size: training sequences of a step.
         max_length: events of a training sequence; the newest ones.
         stride: None takes one sequence a user, the newest; a number adds sequences that end that many events earlier.
         seed: of the shuffling and of the negatives.
+
+    Raises:
+        DataSourceError: not exactly one of `dataset` and `schema` is given.
     """
 
     def __init__(
         self,
-        log: EventLog,
+        dataset: str | None = None,
+        schema: str | None = None,
+        events: str | None = None,
+        items: str | None = None,
+        users: str | None = None,
+        cache: str = str(DEFAULT_CACHE),
         split: SplitRule | None = None,
         batch_size: int = 128,
         max_length: int = 50,
@@ -34,9 +58,28 @@ class EventLogData(L.LightningDataModule):
         seed: int = 0,
     ):
         super().__init__()
-        self.log = log
+        if (dataset is None) == (schema is None):
+            raise DataSourceError("name the data once: `data.dataset` for a known data set, or `data.schema` with `data.events`")
+        if schema is not None and events is None:
+            raise DataSourceError(f"`data.schema: {schema}` needs `data.events`, the files that it describes")
+        self.dataset, self.schema, self.events, self.items, self.users = dataset, schema, events, items, users
+        self.cache = Path(cache)
         self.rule = split if split is not None else GlobalTime()
         self.batch_size, self.max_length, self.stride, self.seed = batch_size, max_length, stride, seed
+
+    @property
+    def source(self) -> Source:
+        """Schema and tables of the log."""
+        if self.dataset is not None:
+            return load_dataset(self.dataset)
+        assert self.schema is not None and self.events is not None
+        return Source(Schema.from_yaml(self.schema), self.events, self.items, self.users)
+
+    @cached_property
+    def log(self) -> EventLog:
+        """The prepared log, from the cache when the same sources were prepared before."""
+        source = self.source
+        return prepare(source.schema, source.events, source.items, source.users, cache_dir=self.cache)
 
     @cached_property
     def split(self) -> Split:
@@ -50,9 +93,23 @@ class EventLogData(L.LightningDataModule):
 
     @cached_property
     def batches(self) -> TrainingBatches:
-        """Training batches; Lightning saves and restores their position."""
+        """The training batches."""
         return TrainingBatches(self.split, self.batch_size, self.max_length, self.stride, self.seed)
 
     def train_dataloader(self) -> TrainingBatches:
         """The training batches."""
         return self.batches
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position in the data. Lightning restores a loader's own state only in mid-epoch; this one always."""
+        return {"batches": self.batches.state_dict(), "split": self.split.hash}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues where the checkpoint was saved.
+
+        Raises:
+            DataSourceError: the checkpoint comes from other data or another split.
+        """
+        if state_dict["split"] != self.split.hash:
+            raise DataSourceError("the checkpoint was trained on another log or split; start a new run, or name its data again")
+        self.batches.load_state_dict(state_dict["batches"])
