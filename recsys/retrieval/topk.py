@@ -78,12 +78,10 @@ def recommend(
     Raises:
         ValueError: a score is NaN or infinite, an id lies outside 0..n_items, or k is not positive.
     """
-    shared = {
-        "allow": None if isinstance(allow, tuple) else allow,
-        "deny": None if isinstance(deny, tuple) else deny,
-    }
-    own = {"allow": allow if isinstance(allow, tuple) else None, "deny": deny if isinstance(deny, tuple) else None}
-    return Ranker(model, **shared, tie_seed=tie_seed, budget=budget)(batch, k, seen=seen, **own)
+    shared_allow, own_allow = (None, allow) if isinstance(allow, tuple) else (allow, None)
+    shared_deny, own_deny = (None, deny) if isinstance(deny, tuple) else (deny, None)
+    ranker = Ranker(model, allow=shared_allow, deny=shared_deny, tie_seed=tie_seed, budget=budget)
+    return ranker(batch, k, seen=seen, allow=own_allow, deny=own_deny)
 
 
 class Ranker:

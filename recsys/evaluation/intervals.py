@@ -1,0 +1,190 @@
+"""How sure a number is: bootstrap over users, paired comparison of two runs, spread over seeds.
+
+A resample draws U users with replacement. Users with equal values are exchangeable, so it is drawn as a multinomial
+count over the distinct values; this is the same distribution, and cheap, because ranks take few values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Metrics = Mapping[str, ArrayLike]
+"""Metric name -> `[U]` values per user."""
+
+BUDGET_BYTES = 64 * 2**20
+"""Most memory that the counts of the resamples take at a time."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over users and its percentile bootstrap interval.
+
+    Attributes:
+        mean: over the users that have a value.
+        low: lower end.
+        high: upper end.
+        level: confidence level.
+        users: number of users that have a value.
+    """
+
+    mean: float
+    low: float
+    high: float
+    level: float
+    users: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two runs on the same users.
+
+    Attributes:
+        first: mean of the first run.
+        second: mean of the second run.
+        difference: `second - first`, with its interval.
+        p_value: two-sided; how often chance alone, in drawing the users, gives a difference at least this large.
+    """
+
+    first: float
+    second: float
+    difference: Interval
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Values of one metric over seeds.
+
+    Attributes:
+        mean: of the values.
+        sd: sample standard deviation (`n - 1`); NaN for a single value.
+        values: one per seed.
+    """
+
+    mean: float
+    sd: float
+    values: tuple[float, ...]
+
+
+def bootstrap(metrics: Metrics, *, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
+    """Percentile bootstrap intervals of the means over users.
+
+    Users without a value (NaN in any metric) are left out. Needs at most `BUDGET_BYTES` beside the values.
+
+    Args:
+        metrics: `[U]` values per user, by name.
+        resamples: number of bootstrap samples.
+        level: confidence level.
+        seed: of the resampling; equal seeds give equal intervals.
+
+    Raises:
+        ValueError: no user has a value, lengths differ, or level or resamples make no sense.
+
+    Example:
+        >>> bootstrap({"HR@10": [1.0, 0.0, 1.0, 1.0]}, resamples=200)["HR@10"].mean
+        0.75
+    """
+    names, values = _matrix(metrics)
+    return dict(zip(names, _intervals(values, _means(values, resamples, level, seed), level), strict=True))
+
+
+def compare(
+    first: Metrics, second: Metrics, *, resamples: int = 10_000, level: float = 0.95, seed: int = 0
+) -> dict[str, Comparison]:
+    """Paired bootstrap of `second - first`, metric by metric, over the same users.
+
+    The p-value is `(1 + #{|d* - d| >= |d|}) / (1 + resamples)`, with `d` the observed and `d*` the resampled mean
+    differences (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 16.4).
+
+    Args:
+        first: `[U]` values per user, by name.
+        second: values of the same users in the same order, with the same names.
+        resamples: number of bootstrap samples.
+        level: confidence level.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: the runs have different metrics, numbers of users, or users without a value.
+    """
+    if list(first) != list(second):
+        raise ValueError(f"the runs have different metrics: {sorted(set(first) ^ set(second)) or 'other order'}")
+    names, a = _matrix(first)
+    _, b = _matrix(second)
+    if a.shape != b.shape or not np.array_equal(_defined(first), _defined(second)):
+        raise ValueError(f"the runs judge different users ({len(a)} and {len(b)} with a value); nothing can be paired")
+    difference = b - a
+    means = _means(difference, resamples, level, seed)
+    observed = difference.mean(0)
+    # The tolerance counts a resample equal to the observation in spite of rounding.
+    extreme = (np.abs(means - observed) >= np.abs(observed) - 1e-12).sum(0)
+    p_values = (1 + extreme) / (1 + resamples)
+    intervals = _intervals(difference, means, level)
+    return {
+        name: Comparison(float(a[:, m].mean()), float(b[:, m].mean()), intervals[m], float(p_values[m]))
+        for m, name in enumerate(names)
+    }
+
+
+def over_seeds(values: Sequence[float]) -> Spread:
+    """Mean and sample standard deviation of one metric over seeds.
+
+    Example:
+        >>> over_seeds([1.0, 2.0, 3.0]).sd
+        1.0
+    """
+    if not values:
+        raise ValueError("no value to summarise")
+    array = np.asarray(values, dtype=np.float64)
+    sd = float(array.std(ddof=1)) if len(array) > 1 else float("nan")
+    return Spread(float(array.mean()), sd, tuple(float(value) for value in array))
+
+
+def _defined(metrics: Metrics) -> NDArray[np.bool_]:
+    columns = [np.asarray(value, dtype=np.float64) for value in metrics.values()]
+    if not columns or any(column.shape != columns[0].shape or column.ndim != 1 for column in columns):
+        raise ValueError("every metric needs one value per user, and there must be one metric at least")
+    return ~np.isnan(np.stack(columns)).any(0)
+
+
+def _matrix(metrics: Metrics) -> tuple[list[str], NDArray[np.float64]]:
+    """Names and `[U, M]` values of the users that have any."""
+    defined = _defined(metrics)
+    if not defined.any():
+        raise ValueError("no user has a value")
+    return list(metrics), np.stack([np.asarray(value, np.float64)[defined] for value in metrics.values()], axis=1)
+
+
+def _means(values: NDArray[np.float64], resamples: int, level: float, seed: int) -> NDArray[np.float64]:
+    """`[resamples, M]` means of bootstrap samples of the rows of `values` `[U, M]`."""
+    if resamples < 1 or not 0 < level < 1:
+        raise ValueError(f"resamples must be positive and level within (0, 1), not {resamples} and {level}")
+    distinct, counts = _distinct_rows(values)
+    random = np.random.default_rng(seed)
+    share = counts / counts.sum()
+    block = max(1, BUDGET_BYTES // (16 * len(distinct)))
+    means = np.empty((resamples, values.shape[1]))
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        drawn = random.multinomial(len(values), share, size=size)
+        means[start : start + size] = drawn.astype(np.float64) @ distinct / len(values)
+    return means
+
+
+def _distinct_rows(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Distinct rows and how often each occurs."""
+    order = np.lexsort(values.T)
+    ordered = values[order]
+    first = np.flatnonzero(np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(1)]))
+    return ordered[first], np.diff(np.append(first, len(values)))
+
+
+def _intervals(values: NDArray[np.float64], means: NDArray[np.float64], level: float) -> list[Interval]:
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail], axis=0)
+    ends: Any = zip(values.mean(0), low, high, strict=True)
+    return [Interval(float(mean), float(a), float(b), level, len(values)) for mean, a, b in ends]

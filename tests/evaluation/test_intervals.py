@@ -1,0 +1,109 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from recsys.evaluation import intervals
+from recsys.evaluation.intervals import bootstrap, compare, over_seeds
+
+
+def ndcg_like(random: np.random.Generator, users: int, hit_rate: float) -> np.ndarray:
+    hit = random.random(users) < hit_rate
+    return np.where(hit, 1 / np.log2(random.integers(2, 12, users)), 0.0)
+
+
+def test_interval_agrees_with_scipy() -> None:
+    random = np.random.default_rng(0)
+    values = ndcg_like(random, 800, 0.1)
+    ours = bootstrap({"NDCG@10": values}, resamples=20_000)["NDCG@10"]
+    theirs = stats.bootstrap(
+        (values,), np.mean, n_resamples=20_000, method="percentile", batch=500, random_state=1
+    ).confidence_interval
+    assert ours.mean == pytest.approx(values.mean())
+    # A quantile of 20,000 draws has a standard error near 0.02 of the standard error of the mean.
+    tolerance = 0.1 * values.std() / math.sqrt(len(values))
+    assert ours.low == pytest.approx(theirs.low, abs=tolerance)
+    assert ours.high == pytest.approx(theirs.high, abs=tolerance)
+
+
+def test_intervals_cover_the_truth_as_often_as_they_say() -> None:
+    random = np.random.default_rng(1)
+    truth, runs, level = 0.2, 600, 0.9
+    covered = 0
+    for run in range(runs):
+        interval = bootstrap({"HR": random.random(400) < truth}, resamples=400, level=level, seed=run)["HR"]
+        covered += interval.low <= truth <= interval.high
+    assert abs(covered / runs - level) < 4 * math.sqrt(level * (1 - level) / runs)
+
+
+def test_p_values_are_uniform_without_a_difference() -> None:
+    random = np.random.default_rng(2)
+    p_values = []
+    for run in range(400):
+        common = ndcg_like(random, 300, 0.3)
+        first, second = (np.where(random.random(300) < 0.5, common, ndcg_like(random, 300, 0.3)) for _ in range(2))
+        p_values.append(compare({"m": first}, {"m": second}, resamples=400, seed=run)["m"].p_value)
+    for level in (0.05, 0.2, 0.5):
+        assert abs(np.mean(np.array(p_values) <= level) - level) < 4 * math.sqrt(level * (1 - level) / 400)
+
+
+def test_comparison_finds_a_difference_and_uses_the_pairing() -> None:
+    random = np.random.default_rng(3)
+    first = ndcg_like(random, 2000, 0.4)
+    second = first + random.normal(0.005, 0.05, 2000)
+    found = compare({"m": first}, {"m": second})["m"]
+    t_test = stats.ttest_rel(second, first)
+    assert found.p_value == pytest.approx(t_test.pvalue, abs=4 * math.sqrt(t_test.pvalue / 10_000) + 2e-4)
+    low, high = t_test.confidence_interval(0.95)
+    assert found.difference.low == pytest.approx(low, abs=2e-4)
+    assert found.difference.high == pytest.approx(high, abs=2e-4)
+    unpaired = bootstrap({"m": second}, resamples=500)["m"]
+    assert found.difference.high - found.difference.low < 0.5 * (unpaired.high - unpaired.low)
+    assert found.second - found.first == pytest.approx(found.difference.mean)
+
+
+def test_comparison_with_itself_finds_nothing() -> None:
+    values = {"m": np.random.default_rng(4).random(50)}
+    found = compare(values, values, resamples=100)["m"]
+    assert (found.p_value, found.difference.low, found.difference.high) == (1.0, 0.0, 0.0)
+
+
+def test_seeds_decide_and_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = np.random.default_rng(5)
+    metrics = {"a": random.random(300), "b": random.integers(0, 2, 300)}
+    whole = bootstrap(metrics, resamples=300, seed=1)
+    assert bootstrap(metrics, resamples=300, seed=1) == whole
+    assert bootstrap(metrics, resamples=300, seed=2) != whole
+    monkeypatch.setattr(intervals, "BUDGET_BYTES", 16 * 300 * 7)
+    blocked = bootstrap(metrics, resamples=300, seed=1)
+    for name in metrics:
+        assert blocked[name].low == pytest.approx(whole[name].low, rel=1e-12)
+
+
+def test_users_without_a_value_are_left_out() -> None:
+    found = bootstrap({"a": [1.0, math.nan, 0.0], "b": [0.5, math.nan, 0.5]}, resamples=50)
+    assert (found["a"].users, found["a"].mean, found["b"].low) == (2, 0.5, 0.5)
+
+
+def test_wrong_arguments_are_refused() -> None:
+    with pytest.raises(ValueError, match="no user has a value"):
+        bootstrap({"a": [math.nan]})
+    with pytest.raises(ValueError, match="one value per user"):
+        bootstrap({"a": [1.0], "b": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="within"):
+        bootstrap({"a": [1.0]}, level=95)
+    with pytest.raises(ValueError, match="different metrics: \\['b'\\]"):
+        compare({"a": [1.0]}, {"a": [1.0], "b": [1.0]})
+    with pytest.raises(ValueError, match="different users"):
+        compare({"a": [1.0, math.nan]}, {"a": [math.nan, 1.0]})
+
+
+def test_spread_over_seeds() -> None:
+    assert over_seeds([3.0]).mean == 3.0
+    assert math.isnan(over_seeds([3.0]).sd)
+    assert over_seeds([1.0, 3.0]).sd == pytest.approx(math.sqrt(2))
+    with pytest.raises(ValueError, match="no value"):
+        over_seeds([])
