@@ -1,0 +1,68 @@
+"""Full-catalogue validation while a model trains."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning as L
+import numpy as np
+
+from recsys.evaluation.evaluate import evaluate
+from recsys.features.splits import EvaluationSet
+
+
+class RankingValidation(L.Callback):
+    """Ranks the whole catalogue for the validation users and logs the metrics, `val/ndcg@10` among them.
+
+    The log of a split without validation users is left as it is. Early stopping and checkpointing monitor what this
+    logs, so it must stand before them in the list of callbacks. The history of values is in the checkpoint.
+
+    Args:
+        k: length of the list that metrics look at.
+        every_n_epochs: epochs between validations; the last epoch is always validated.
+        users: validate on this many users, the same each time; None: all.
+        seed: draws the users.
+    """
+
+    def __init__(self, k: int = 10, every_n_epochs: int = 1, users: int | None = None, seed: int = 0):
+        if k < 1 or every_n_epochs < 1 or (users is not None and users < 1):
+            raise ValueError("k, every_n_epochs and users must be positive")
+        self.k, self.every_n_epochs, self.users, self.seed = k, every_n_epochs, users, seed
+        self.history: list[dict[str, float]] = []
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Validates, if it is this epoch's turn."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
+        if not len(data.split.validation) or ((trainer.current_epoch + 1) % self.every_n_epochs and not last):
+            return
+        network = pl_module.network
+        was_training = network.training
+        result = evaluate(
+            network.eval(),
+            data.split,
+            self._chosen(data.split.validation),
+            ks=(self.k,),
+            max_length=data.max_length,
+            top=self.k,
+        )
+        network.train(was_training)
+        values = {name: float(np.mean(per_user)) for name, per_user in result.metrics.items()}
+        self.history.append({"epoch": trainer.current_epoch} | values)
+        for name, value in values.items():
+            pl_module.log(f"val/{name}", value, prog_bar=name.startswith("ndcg"))
+
+    def _chosen(self, users: EvaluationSet) -> EvaluationSet:
+        if self.users is None or self.users >= len(users):
+            return users
+        keep = np.zeros(len(users), dtype=bool)
+        keep[np.random.default_rng(self.seed).choice(len(users), self.users, replace=False)] = True
+        return users.where(keep)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The values so far."""
+        return {"history": self.history}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Continues the list."""
+        self.history = state_dict["history"]
