@@ -59,7 +59,10 @@ def test_the_wheel_installs_recsys_alone_with_its_recipes(tmp_path: Path) -> Non
     assert code | {"recsys/py.typed"} <= names
 
     # An installed package, with no source tree beside it, finds the recipes.
-    listing = "import sys; sys.path.insert(0, '.'); from recsys.cli.recipes import find_recipes; print(*find_recipes())"
+    listing = (
+        "import os, sys; sys.path.insert(0, os.getcwd()); import recsys; assert recsys.__file__.startswith(os.getcwd());"
+        "from recsys.cli.recipes import find_recipes; print(*find_recipes())"
+    )
     done = subprocess.run(
         [sys.executable, "-I", "-c", listing], capture_output=True, text=True, timeout=60, cwd=tmp_path / "site"
     )
