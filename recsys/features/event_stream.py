@@ -52,7 +52,7 @@ def sorted_events(
     sort_key = [_value(staged, "sort_key")] if "sort_key" in staged.columns else []
     order = ", ".join([f"{quote('codes_user_id')}.code", _value(staged, "timestamp"), *sort_key, "source_row"])
     query = f"SELECT {', '.join(selected)} FROM staged {' '.join(joins)} ORDER BY {order}"
-    for batch in staged.connection.execute(query).to_arrow_reader(_CHUNK):
+    for batch in staged.connection.sql(query).to_arrow_reader(_CHUNK):
         yield {name: batch[name].to_numpy(zero_copy_only=False) for name in batch.schema.names}
 
 

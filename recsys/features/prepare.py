@@ -71,7 +71,7 @@ def _build(
     progress: Progress | None = None,
 ) -> EventLog:
     """Stages and encodes; with a folder, DuckDB keeps to its memory limit and spills there."""
-    config = {}
+    config: dict[str, str | bool | int | float | list[str]] = {}
     if folder is not None:
         (folder / _SPILL).mkdir()
         config |= {"memory_limit": memory_limit, "temp_directory": str(folder / _SPILL)}

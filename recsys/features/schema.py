@@ -59,7 +59,7 @@ class Table(_Strict):
     buckets: Annotated[int, Field(gt=1)] | None = None
     """Rows of a hash table (padding excluded); required there, refused elsewhere."""
     unknown: Literal["drop", "hash"] = "drop"
-    """What a value that the vocabulary does not know becomes at inference: nothing, or one of `unknown_buckets` rows."""
+    """What a value that the vocabulary does not know becomes: nothing, or one of `unknown_buckets` rows."""
     unknown_buckets: Annotated[int, Field(gt=0)] = 1
 
     @model_validator(mode="after")
@@ -128,7 +128,8 @@ class Schema(_Strict):
     user_table: Table | None = None
     """The table of user ids; None: the model knows users by their history alone."""
     duplicates: Literal["merge", "keep"] = "merge"
-    """Events equal in user, item and timestamp (and action and query, where the log has them): `merge` keeps the first."""
+    """Events equal in user, item and timestamp (and action and query, where the log has them): `merge` keeps the
+    first."""
 
     @model_validator(mode="after")
     def _check(self) -> Schema:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recsys.features.jagged import JaggedColumn, expand_ranges, offsets_of
 from recsys.features.schema import Entity, Feature, Schema, Table
-from recsys.features.tables import DataError, SourceTable, quote
+from recsys.features.tables import DataError, SourceTable, fetch_table, quote
 from recsys.features.validation import is_string
 from recsys.features.vocabulary import Encoder, HashBuckets, Vocabulary, as_values
 
@@ -66,9 +66,9 @@ def read_side_table(
         )
     raw_key = f"try_cast({quote(key)} AS BIGINT)" if integers else f"CAST({quote(key)} AS VARCHAR)"
     wanted = "".join(f", {quote(column)}" for column in columns)
-    table = connection.execute(
-        f"SELECT {raw_key} AS _key, {quote(key)} IS NULL AS _missing{wanted} FROM {source.role}"
-    ).to_arrow_table()
+    table = fetch_table(
+        connection, f"SELECT {raw_key} AS _key, {quote(key)} IS NULL AS _missing{wanted} FROM {source.role}"
+    )
     missing = np.flatnonzero(table["_missing"].to_numpy())
     if len(missing):
         file, row = source.locate(connection, int(missing[0]))

@@ -9,19 +9,18 @@ import duckdb
 import pandas as pd
 
 from recsys.features.schema import Schema
-from recsys.features.tables import DataError, SourceTable, quote
+from recsys.features.tables import DataError, SourceTable, fetch_row, fetch_table, quote
 from recsys.features.validation import (
     Column,
     id_column,
-    is_string,
     no_nulls,
     number_column,
     run_checks,
     time_column,
 )
 
-_NUMBERS = {
-    "weight": ("", "", ""),
+_NUMBERS: dict[str, tuple[str, ...]] = {
+    "weight": (),
     "propensity": (
         "{value} <= 0 OR {value} > 1",
         "is no propensity",
@@ -34,6 +33,9 @@ _NUMBERS = {
     ),
 }
 """Numeric columns: what makes a value bad (SQL), the problem and the remedy."""
+
+_IS_INTEGER = "CAST(try_cast({value} AS BIGINT) AS VARCHAR) = {value}"
+"""True for text that is an integer and nothing else: `007` is a string."""
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,13 @@ class Staged:
     def distinct(self, name: str) -> pd.Index:
         """The distinct values of a coded column, missing ones left out."""
         value = self.columns[name].value
-        found = self.connection.execute(f"SELECT DISTINCT {value} AS value FROM staged WHERE value IS NOT NULL")
-        return pd.Index(found.to_arrow_table()["value"].to_pandas())
+        query = f"SELECT DISTINCT {value} AS value FROM staged WHERE value IS NOT NULL"
+        return pd.Index(fetch_table(self.connection, query)["value"].to_pandas())
 
     def scaling(self, name: str) -> tuple[float, float]:
         """Mean and standard deviation of a numeric column; a constant column has deviation 1."""
         value = self.columns[name].value
-        query = f"SELECT avg({value}), stddev_pop({value}) FROM staged"
-        mean, deviation = self.connection.execute(query).fetchone() or (0.0, 0.0)
+        mean, deviation = fetch_row(self.connection, f"SELECT avg({value}), stddev_pop({value}) FROM staged")
         return float(mean), float(deviation) or 1.0
 
 
@@ -90,42 +91,38 @@ def stage_events(connection: duckdb.DuckDBPyConnection, source: SourceTable, sch
         )
     except duckdb.Error as error:
         raise DataError(f"{source.label}: cannot be read: {error}") from None
-    (rows,) = connection.execute("SELECT count(*) FROM staged").fetchone() or (0,)
+    (rows,) = fetch_row(connection, "SELECT count(*) FROM staged")
     if rows == 0:
         raise DataError(f"{source.label}: the log is empty. Give a log with at least one event")
 
-    features = {feature.name: feature for feature in schema.of("event")}
+    numeric = {*_NUMBERS, *(feature.name for feature in schema.of("event") if feature.type == "numeric")}
     columns: dict[str, Column] = {}
     for name, column in names.items():
-        kind, where = types[column], source.label
+        kind, where, staged = types[column], source.label, quote(name)
         if name == "timestamp":
-            columns[name] = time_column(name, column, kind, where, events.timestamp_unit)
+            columns[name] = time_column(staged, column, kind, where, events.timestamp_unit)
         elif name == "sort_key":
-            columns[name] = _sort_key(connection, column, kind, source.is_text)
-        elif name in _NUMBERS:
-            columns[name] = number_column(name, column, kind, where, *_NUMBERS[name])
-        elif name in features and features[name].type == "numeric":
-            columns[name] = number_column(quote(name), column, kind, where, "", "", "")
+            columns[name] = _sort_key(connection, column, source.is_text)
+        elif name in numeric:
+            columns[name] = number_column(staged, column, kind, where, *_NUMBERS.get(name, ()))
         else:
-            text = source.is_text and _holds(connection, name, "CAST(try_cast({value} AS BIGINT) AS VARCHAR) = {value}")
-            columns[name] = id_column(name, column, kind, where, text, required=name in ("user_id", "item_id"))
+            integers = source.is_text and _holds(connection, name, _IS_INTEGER)
+            columns[name] = id_column(staged, column, kind, where, integers, required=name in ("user_id", "item_id"))
     run_checks(connection, "staged", source, [check for column in columns.values() for check in column.checks])
-    uncoded = {"timestamp", "sort_key", *_NUMBERS, *(f.name for f in schema.of("event") if f.type == "numeric")}
-    return Staged(connection, columns, tuple(name for name in names if name not in uncoded), rows)
+    coded = tuple(name for name in names if name not in numeric | {"timestamp", "sort_key"})
+    return Staged(connection, columns, coded, rows)
 
 
 def _holds(connection: duckdb.DuckDBPyConnection, name: str, condition: str) -> bool:
     """True when every value of a staged column that is there meets `condition` (SQL over `{value}`)."""
-    query = f"SELECT bool_and(coalesce({condition.format(value=quote(name))}, false)) FROM staged"
-    return bool((connection.execute(f"{query} WHERE {quote(name)} IS NOT NULL").fetchone() or (False,))[0])
+    met = f"bool_and(coalesce({condition.format(value=quote(name))}, false))"
+    return bool(fetch_row(connection, f"SELECT {met} FROM staged WHERE {quote(name)} IS NOT NULL")[0])
 
 
-def _sort_key(connection: duckdb.DuckDBPyConnection, source: str, kind: str, is_text: bool) -> Column:
-    """The schema's order column; numbers that a file without types holds sort as numbers."""
+def _sort_key(connection: duckdb.DuckDBPyConnection, source: str, is_text: bool) -> Column:
+    """The schema's order column; numbers of a file without types sort as numbers."""
     value = "sort_key"
-    if is_text and is_string(kind):
-        for number in ("BIGINT", "DOUBLE"):
-            if _holds(connection, "sort_key", f"try_cast({{value}} AS {number}) IS NOT NULL"):
-                value = f"CAST(sort_key AS {number})"
-                break
-    return Column(source, kind, value, (no_nulls("sort_key", source, "Fill the gaps; the column orders events"),))
+    if is_text and _holds(connection, "sort_key", "try_cast({value} AS DOUBLE) IS NOT NULL"):
+        whole = _holds(connection, "sort_key", "try_cast({value} AS BIGINT) IS NOT NULL")
+        value = f"CAST(sort_key AS {'BIGINT' if whole else 'DOUBLE'})"
+    return Column(source, value, (no_nulls("sort_key", source, "Fill the gaps; the column orders events"),))

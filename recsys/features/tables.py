@@ -111,7 +111,7 @@ class SourceTable:
         """The file (or frame) and the row within it of a row of the whole table, both counted from 0."""
         for file in self.files:
             reader = _READERS[_kind(file)].format(files=_literal(str(file)))
-            (rows,) = connection.execute(f"SELECT count(*) FROM {reader}").fetchone() or (0,)
+            (rows,) = fetch_row(connection, f"SELECT count(*) FROM {reader}")
             if row < rows:
                 return str(file), row
             row -= rows
@@ -154,6 +154,17 @@ class _HashSink:
 
     def close(self) -> None:
         self.closed = True
+
+
+def fetch_row(connection: duckdb.DuckDBPyConnection, query: str) -> tuple[Any, ...]:
+    """The only row of a query."""
+    (row,) = connection.execute(query).fetchall()
+    return tuple(row)
+
+
+def fetch_table(connection: duckdb.DuckDBPyConnection, query: str) -> pa.Table:
+    """The result of a query, in memory."""
+    return connection.sql(query).to_arrow_table()
 
 
 def quote(name: str) -> str:

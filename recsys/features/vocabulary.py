@@ -133,7 +133,7 @@ class Vocabulary:
             raise TypeError(f"the vocabulary holds {self.values.dtype} values, these are {index.dtype}")
         ids = self.values.get_indexer(index).astype(np.int64) + 1
         if self.unknown_buckets:
-            unknown = (ids == 0) & ~index.isna()
+            unknown = (ids == 0) & np.asarray(index.notna())
             hashed = stable_hash(index[unknown]) % np.uint64(self.unknown_buckets)
             ids[unknown] = hashed.astype(np.int64) + 1 + len(self)
         return ids
