@@ -25,10 +25,10 @@ help: ## list the targets
 
 venv: $(STAMP) ## make the environment and install the package in it
 
+# torch comes first: its CPU build has an index of its own, which need not be asked for every other package.
 $(STAMP): requirements/cpu.txt pyproject.toml
 	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 is needed: install it, or name it with make PYTHON=/path/to/python"; exit 1; }
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
-	# torch first: its CPU build has an index of its own, which the other packages need not be asked of.
 	$(BIN)/pip install --quiet --no-deps --retries 1 --extra-index-url $(TORCH_INDEX) "$$(grep '^torch==' $<)"
 	$(BIN)/pip install --quiet --no-deps -r $<
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .

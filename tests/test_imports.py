@@ -60,8 +60,8 @@ def test_the_wheel_installs_recsys_alone_with_its_recipes(tmp_path: Path) -> Non
 
     # An installed package, with no source tree beside it, finds the recipes.
     listing = (
-        "import os, sys; sys.path.insert(0, os.getcwd()); import recsys; assert recsys.__file__.startswith(os.getcwd());"
-        "from recsys.cli.recipes import find_recipes; print(*find_recipes())"
+        "import os, sys; here = os.getcwd(); sys.path.insert(0, here); import recsys;"
+        "assert recsys.__file__.startswith(here); from recsys.cli.recipes import find_recipes; print(*find_recipes())"
     )
     done = subprocess.run(
         [sys.executable, "-I", "-c", listing], capture_output=True, text=True, timeout=60, cwd=tmp_path / "site"
