@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -12,7 +13,7 @@ from recsys.features.splits import EvaluationSet
 
 
 class RankingValidation(L.Callback):
-    """Ranks the whole catalogue for the validation users and logs the metrics, `val/ndcg@10` among them.
+    """Ranks the whole catalogue for the validation users and logs the metrics, `val/NDCG@10` among them.
 
     The log of a split without validation users is left as it is. Early stopping and checkpointing monitor what this
     logs, so it must stand before them in the list of callbacks. The history of values is in the checkpoint.
@@ -36,21 +37,14 @@ class RankingValidation(L.Callback):
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
         if not len(data.split.validation) or ((trainer.current_epoch + 1) % self.every_n_epochs and not last):
             return
-        network = pl_module.network
-        was_training = network.training
+        split = replace(data.split, validation=self._chosen(data.split.validation))
         result = evaluate(
-            network.eval(),
-            data.split,
-            self._chosen(data.split.validation),
-            ks=(self.k,),
-            max_length=data.max_length,
-            top=self.k,
+            pl_module.network, split, which="validation", ks=(self.k,), max_length=data.max_length, top=self.k
         )
-        network.train(was_training)
-        values = {name: float(np.mean(per_user)) for name, per_user in result.metrics.items()}
+        values = result.means()
         self.history.append({"epoch": trainer.current_epoch} | values)
         for name, value in values.items():
-            pl_module.log(f"val/{name}", value, prog_bar=name.startswith("ndcg"))
+            pl_module.log(f"val/{name}", value, prog_bar=name.startswith("NDCG"))
 
     def _chosen(self, users: EvaluationSet) -> EvaluationSet:
         if self.users is None or self.users >= len(users):

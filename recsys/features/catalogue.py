@@ -24,6 +24,7 @@ class Catalogue:
         n_users: users are numbered 1..n_users.
         table_rows: rows of each embedding table, padding included; holds `item_id`.
         counts: `[n_items + 1]` int64, training events of each item.
+        max_length: events of a history that a model reads, the newest ones.
         jagged: item feature name -> (values int64 `[sum of lengths]`, offsets int64 `[n_items + 2]`).
         numeric: item feature name -> float32 `[n_items + 1]`.
     """
@@ -33,11 +34,12 @@ class Catalogue:
     n_users: int
     table_rows: dict[str, int]
     counts: Tensor
+    max_length: int = 50
     jagged: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     numeric: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
-    def from_split(cls, split: Split) -> Catalogue:
+    def from_split(cls, split: Split, max_length: int = 50) -> Catalogue:
         """The catalogue of a log, with item counts of the training part of `split` alone."""
         log = split.log
         counts = torch.from_numpy(split.train_counts()).long()
@@ -46,7 +48,7 @@ class Catalogue:
             for name, column in log.item_features.items()
         }
         numeric = {name: torch.as_tensor(values).float() for name, values in log.item_numeric.items()}
-        return cls(log.schema, log.n_items, log.n_users, dict(log.table_rows), counts, jagged, numeric)
+        return cls(log.schema, log.n_items, log.n_users, dict(log.table_rows), counts, max_length, jagged, numeric)
 
     def config(self) -> dict[str, Any]:
         """The JSON-able part; `tensors` is the rest."""
@@ -55,6 +57,7 @@ class Catalogue:
             "n_items": self.n_items,
             "n_users": self.n_users,
             "table_rows": self.table_rows,
+            "max_length": self.max_length,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -75,6 +78,7 @@ class Catalogue:
             n_users=config["n_users"],
             table_rows=config["table_rows"],
             counts=tensors["counts"],
+            max_length=config["max_length"],
             jagged={
                 feature.name: (tensors[f"jagged.{feature.name}.values"], tensors[f"jagged.{feature.name}.offsets"])
                 for feature in features

@@ -7,7 +7,7 @@ neither `implicit` nor a pickle. A user whose history holds no item of the train
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -95,6 +95,13 @@ class ALS(_Factors):
         self.iterations = iterations
         self.counts = counts
         self.seed = seed
+
+    @classmethod
+    def example(cls, split: Split) -> Self:
+        """Two factors: more would fit the zeros of a small log exactly, and recommend nothing new."""
+        model = cls(factors=2)
+        model.fit(split)
+        return model
 
     def _fit(self, matrix: csr_matrix) -> dict[str, Tensor]:
         from implicit.cpu.als import AlternatingLeastSquares

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from recsys.features.splits import Split
 
 ITEM_BLOCK = 65536
-EXAMPLE_EPOCHS = 60
+EXAMPLE_EPOCHS = 10
 
 
 class SequenceNetwork(nn.Module, VectorRecommender):
@@ -29,17 +29,16 @@ class SequenceNetwork(nn.Module, VectorRecommender):
 
     Args:
         catalogue: sizes, side features and training counts of the data.
-        max_length: events of a history that the network reads, the newest ones.
     """
 
     items: nn.Module
     hyperparameters: dict[str, Any]
 
-    def __init__(self, catalogue: Catalogue, max_length: int):
+    def __init__(self, catalogue: Catalogue):
         super().__init__()
         self.catalogue = catalogue
         self.n_items = catalogue.n_items
-        self.max_length = max_length
+        self.max_length = catalogue.max_length
         # Users without history get the popular items: user vector (0, ..., 0, 1), item vector (v, popularity).
         self.register_buffer("popularity", torch.log1p(catalogue.counts.float()), persistent=False)
 
@@ -79,10 +78,12 @@ class SequenceNetwork(nn.Module, VectorRecommender):
 
     @torch.no_grad()
     def user_vectors(self, batch: SequenceBatch) -> Tensor:
+        known = batch.lengths > 0
+        if not known.any():  # nothing to look up or to encode, which TorchRec and attention refuse
+            width = self.item_vectors(batch.user_id.new_zeros(1)).shape[1]
+            return F.pad(self.popularity.new_ones(len(batch), 1), (width - 1, 0))
         queries = self.encode_vectors(batch, self.items(batch.item_id)).float()
-        lengths = batch.lengths.long()
-        known = lengths > 0
-        last = queries[(batch.offsets[1:].long() - 1).clamp(min=0)] if len(queries) else queries.new_zeros(len(batch), 0)
+        last = queries[(batch.offsets[1:].long() - 1).clamp(min=0)]
         return torch.cat([last * known.unsqueeze(-1), (~known).float().unsqueeze(-1)], dim=1)
 
     @torch.no_grad()
@@ -104,7 +105,7 @@ class SequenceNetwork(nn.Module, VectorRecommender):
         """The default network after a few epochs of full softmax on the CPU; for small logs only."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            network = cls(Catalogue.from_split(split), max_length=50)
+            network = cls(Catalogue.from_split(split))
             optimizer = torch.optim.Adam(network.parameters(), lr=2e-3)
             batches = TrainingBatches(split, batch_size=128, max_length=50)
             for _ in range(EXAMPLE_EPOCHS):
@@ -113,6 +114,9 @@ class SequenceNetwork(nn.Module, VectorRecommender):
                     loss = F.cross_entropy(10 * queries @ items.T, batch.target)
                     optimizer.zero_grad()
                     loss.backward()
+                    for weight in network.parameters():
+                        if weight.grad is not None and weight.grad.is_sparse:
+                            weight.grad = weight.grad.to_dense()  # the log is small, and dense Adam is all it needs
                     optimizer.step()
         return network.eval()
 

@@ -34,7 +34,6 @@ class SynerGen(SequenceNetwork):
         rotary: where position and time enter.
         similarity: inner product of unit vectors (`cosine`) or of plain ones (`dot`).
         side_features: False uses ids alone.
-        max_length: events of a history that the model reads, the newest ones.
     """
 
     def __init__(
@@ -48,9 +47,8 @@ class SynerGen(SequenceNetwork):
         rotary: Rotary = SplitByDim(),  # noqa: B008 (frozen)
         similarity: Similarity = "cosine",
         side_features: bool = True,
-        max_length: int = 50,
     ):
-        super().__init__(catalogue, max_length)
+        super().__init__(catalogue)
         self.hyperparameters = {
             "width": width,
             "layers": layers,
@@ -60,7 +58,6 @@ class SynerGen(SequenceNetwork):
             "rotary": rotary_config(rotary),
             "similarity": similarity,
             "side_features": side_features,
-            "max_length": max_length,
         }
         self.heads, self.head_dim = heads, width // heads
         self.rotary = rotary

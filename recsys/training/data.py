@@ -35,7 +35,7 @@ class EventLogData(L.LightningDataModule):
         cache: folder of the prepared logs.
         split: the rule that says what is trained on, chosen on and tested on.
         batch_size: training sequences of a step.
-        max_length: events of a training sequence; the newest ones.
+        max_length: events of a history that a model reads, in training and later; the newest ones.
         stride: None takes one sequence a user, the newest; a number adds sequences that end that many events earlier.
         seed: of the shuffling and of the negatives.
 
@@ -89,7 +89,7 @@ class EventLogData(L.LightningDataModule):
     @cached_property
     def catalogue(self) -> Catalogue:
         """What a model must know of the data."""
-        return Catalogue.from_split(self.split)
+        return Catalogue.from_split(self.split, self.max_length)
 
     @cached_property
     def batches(self) -> TrainingBatches:

@@ -1,0 +1,49 @@
+"""Trains a model, evaluates it beside its baselines, and records the run.
+
+Every argument can stand in the YAML file, in the environment (RECSYS_FIT_TRAINER__MAX_EPOCHS=3) or on the command line
+(--trainer.max_epochs 3). `--config` takes a file or the name of a recipe (`recsys recipes list`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recsys.training.job import Job
+
+
+def main(argv: list[str]) -> int:
+    """Runs the command.
+
+    Args:
+        argv: the arguments after `recsys fit`.
+
+    Returns:
+        The exit code.
+    """
+    from recsys.cli.fit_job import FitCLI, finish, train
+
+    cli = FitCLI(args=with_recipe_paths(argv))
+    job: Job = cli.config_init.job
+    train(cli, job)
+    finish(cli, job)
+    return 0
+
+
+def with_recipe_paths(argv: list[str]) -> list[str]:
+    """Replaces the name of a recipe after `--config` by its file; files stay as they are."""
+    from recsys.cli.recipes import find_recipes, resolve
+
+    out = list(argv)
+    for place, word in enumerate(argv[:-1]):
+        name = argv[place + 1]
+        if word in ("--config", "-c") and not Path(name).exists():
+            recipes = find_recipes()
+            out[place + 1] = str(recipes[resolve(name, recipes)])
+    return out
+
+
+def arguments(config: Any) -> dict[str, Any]:
+    """The resolved configuration as plain nested dictionaries."""
+    return dict(config.as_dict())

@@ -1,0 +1,99 @@
+"""A training job: where it keeps its files, when it stops, and what it is compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
+from recsys.models.recommender import FittedRecommender
+
+LAST = "last.ckpt"
+
+
+class JobError(ValueError):
+    """A job that cannot start as it is described."""
+
+
+@dataclass
+class Job:
+    """What surrounds the training itself.
+
+    Attributes:
+        name: of the job; MLflow's experiment.
+        folder: of this run. None makes `runs/<name>-<date>`.
+        resume: continue the run in `folder` from its last checkpoint.
+        monitor: value of the validation by which checkpoints are chosen; the highest wins.
+        patience: validations without a better value before training stops.
+        checkpoint_every: training steps between checkpoints, beside the one at the end of each epoch. None: no others.
+        ks: list lengths of the final metrics.
+        filter_seen: leave items of the history out of the lists.
+        baselines: models to stand beside; of several settings of one class the best on validation is reported.
+        track: write the run to MLflow.
+    """
+
+    name: str = "recsys"
+    folder: str | None = None
+    resume: bool = False
+    monitor: str = "val/NDCG@10"
+    patience: int = 10
+    checkpoint_every: int | None = None
+    ks: Sequence[int] = (10, 50)
+    filter_seen: bool = True
+    baselines: list[FittedRecommender] = field(default_factory=list)
+    track: bool = True
+
+    def run_folder(self) -> Path:
+        """The folder of this run, checked but not made.
+
+        Raises:
+            JobError: the folder holds another run, or there is nothing to resume.
+        """
+        if self.folder is None:
+            if self.resume:
+                raise JobError("`job.resume` needs `job.folder`, the run to continue")
+            return Path("runs") / f"{self.name}-{datetime.now():%Y%m%d-%H%M%S}"
+        folder = Path(self.folder)
+        if self.resume and not self.checkpoint(folder).exists():
+            raise JobError(f"{folder}: no {LAST} to resume from; leave `job.resume` out to start the run")
+        if not self.resume and folder.exists() and any(folder.iterdir()):
+            raise JobError(f"{folder}: holds a run already; add `--job.resume true` to continue it, or name another folder")
+        return folder
+
+    @staticmethod
+    def checkpoint(folder: Path) -> Path:
+        """The checkpoint that `resume` continues from."""
+        return folder / "checkpoints" / LAST
+
+    def callbacks(self, folder: Path, validates: bool) -> list[L.Callback]:
+        """Checkpoints and early stopping.
+
+        Args:
+            folder: of the run.
+            validates: whether the split has validation users; without, the last epoch is the model.
+        """
+        last = ModelCheckpoint(
+            folder / "checkpoints",
+            filename="last",
+            every_n_train_steps=self.checkpoint_every,
+            every_n_epochs=None if self.checkpoint_every else 1,
+            save_on_train_epoch_end=None if self.checkpoint_every else True,
+            enable_version_counter=False,
+            save_on_exception=True,
+        )
+        if not validates:
+            return [last]
+        best = ModelCheckpoint(
+            folder / "checkpoints",
+            filename="best",
+            monitor=self.monitor,
+            mode="max",
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        stop = EarlyStopping(self.monitor, mode="max", patience=self.patience, check_on_train_epoch_end=True)
+        return [stop, best, last]
