@@ -148,7 +148,7 @@ def _defined(metrics: Metrics) -> NDArray[np.bool_]:
     columns = [np.asarray(value, dtype=np.float64) for value in metrics.values()]
     if not columns or any(column.shape != columns[0].shape or column.ndim != 1 for column in columns):
         raise ValueError("every metric needs one value per user, and there must be one metric at least")
-    return ~np.isnan(np.stack(columns)).any(0)
+    return np.asarray(~np.isnan(np.stack(columns)).any(axis=0))
 
 
 def _matrix(metrics: Metrics) -> tuple[list[str], NDArray[np.float64]]:

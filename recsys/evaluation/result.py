@@ -1,0 +1,163 @@
+"""What an evaluation leaves behind: lists, values per user, and the facts needed to compare it with another."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from recsys.evaluation.intervals import Comparison, Interval, bootstrap, compare
+
+FORMAT_VERSION = 1
+_USERS, _TARGETS, _FACTS = "users.parquet", "targets.parquet", "evaluation.json"
+_SAME = ("split_hash", "part", "filter_seen", "cold_targets", "top")
+
+
+class EvaluationError(ValueError):
+    """Evaluations that cannot be read or compared; the message names the folder or the fact."""
+
+
+@dataclass(frozen=True)
+class TargetTable:
+    """One row per distinct (user, item to be found), ordered by user, then item.
+
+    Attributes:
+        row: `[P]` int64, row of the user in the evaluation.
+        item: `[P]` int32.
+        rank: `[P]` int32, from 1; 0 when the list does not name the item.
+        decile: `[P]` int8, popularity decile of the item (1 most popular, 0 cold).
+    """
+
+    row: NDArray[np.int64]
+    item: NDArray[np.int32]
+    rank: NDArray[np.int32]
+    decile: NDArray[np.int8]
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One model, judged on one part of one split.
+
+    Attributes:
+        model: name to print.
+        users: `[U]` int64 user ids.
+        history_length: `[U]` int32, events of each history.
+        ranked: `[U, top]` int32 item ids, best first, 0 where fewer could be given.
+        metrics: values per user, `[U]` float32 each; NaN where a user has nothing left to be found.
+        exposure: metrics of all lists together.
+        targets: the items to be found and their ranks.
+        facts: rule, split hash, part, counts of what was judged and what was left out, settings, seconds.
+    """
+
+    model: str
+    users: NDArray[np.int64]
+    history_length: NDArray[np.int32]
+    ranked: NDArray[np.int32]
+    metrics: dict[str, NDArray[np.float32]]
+    exposure: dict[str, float]
+    targets: TargetTable
+    facts: dict[str, Any]
+
+    def means(self) -> dict[str, float]:
+        """Every metric: means over users, and metrics of all lists. NaN when no user has anything to be found."""
+        judged = bool(self.facts["judged_users"])
+        return {n: float(np.nanmean(v, dtype=np.float64)) if judged else math.nan for n, v in self.metrics.items()} | (
+            self.exposure
+        )
+
+    def summary(self, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
+        """Bootstrap interval of each per-user metric; see `intervals.bootstrap`."""
+        return bootstrap(self.metrics, resamples=resamples, level=level, seed=seed)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes `users.parquet`, `targets.parquet` and `evaluation.json`; the folder appears complete or not at all.
+
+        An evaluation saved there before is replaced.
+
+        Raises:
+            EvaluationError: the folder exists and holds something else.
+        """
+        folder = Path(folder)
+        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / _FACTS).exists())):
+            raise EvaluationError(f"{folder} exists and is no evaluation; choose another folder or remove it")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        try:
+            lists = pa.FixedSizeListArray.from_arrays(pa.array(self.ranked.reshape(-1)), self.ranked.shape[1])
+            columns: dict[str, Any] = {"user": self.users, "history_length": self.history_length, "items": lists}
+            pq.write_table(pa.table(columns | {f"metric.{n}": v for n, v in self.metrics.items()}), made / _USERS)
+            pq.write_table(pa.table(vars(self.targets)), made / _TARGETS)
+            facts = {"format": FORMAT_VERSION, "model": self.model, "facts": self.facts, "exposure": self.exposure}
+            (made / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+            made.chmod(0o755)
+            if folder.exists():
+                shutil.rmtree(folder)
+            made.rename(folder)
+        except BaseException:
+            shutil.rmtree(made, ignore_errors=True)
+            raise
+
+    @classmethod
+    def load(cls, folder: str | Path) -> Evaluation:
+        """Reads what `save` wrote.
+
+        Raises:
+            EvaluationError: the folder is no evaluation, is damaged, or is of another format.
+        """
+        folder = Path(folder)
+        try:
+            facts = json.loads((folder / _FACTS).read_text(encoding="utf-8"))
+            if facts["format"] != FORMAT_VERSION:
+                raise EvaluationError(f"{folder}: format {facts['format']}, this version reads {FORMAT_VERSION}")
+            users, targets = pq.read_table(folder / _USERS), pq.read_table(folder / _TARGETS)
+            lists = users["items"].combine_chunks()
+            return cls(
+                model=facts["model"],
+                users=users["user"].to_numpy(),
+                history_length=users["history_length"].to_numpy(),
+                ranked=lists.flatten().to_numpy().reshape(len(users), lists.type.list_size),
+                metrics={
+                    name.removeprefix("metric."): users[name].to_numpy()
+                    for name in users.column_names
+                    if name.startswith("metric.")
+                },
+                exposure=facts["exposure"],
+                targets=TargetTable(**{name: targets[name].to_numpy() for name in targets.column_names}),
+                facts=facts["facts"],
+            )
+        except (OSError, json.JSONDecodeError, pa.ArrowInvalid, KeyError, TypeError) as error:
+            raise EvaluationError(
+                f"{folder}: no complete evaluation ({error}); write one with `recsys evaluate`"
+            ) from None
+
+
+def compare_evaluations(first: Evaluation, second: Evaluation, **settings: Any) -> dict[str, Comparison]:
+    """Paired comparison of the metrics that both have; `settings` go to `intervals.compare`.
+
+    Raises:
+        EvaluationError: the two were not made on the same users of the same split under the same rules.
+    """
+    for fact in _SAME:
+        a, b = first.facts[fact], second.facts[fact]
+        if a != b:
+            raise EvaluationError(f"`{first.model}` and `{second.model}` cannot be compared: {fact} is {a} and {b}")
+    if not np.array_equal(first.users, second.users):
+        raise EvaluationError(f"`{first.model}` and `{second.model}` judge different users; nothing can be paired")
+    common = [name for name in first.metrics if name in second.metrics]
+    if not common:
+        raise EvaluationError(f"`{first.model}` and `{second.model}` have no metric in common")
+    return compare(_only(first.metrics, common), _only(second.metrics, common), **settings)
+
+
+def _only(metrics: Mapping[str, NDArray[np.float32]], names: list[str]) -> dict[str, NDArray[np.float32]]:
+    return {name: metrics[name] for name in names}
