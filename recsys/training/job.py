@@ -76,17 +76,15 @@ class Job:
             folder: of the run.
             validates: whether the split has validation users; without, the last epoch is the model.
         """
-        last = ModelCheckpoint(
-            folder / "checkpoints",
-            filename="last",
-            every_n_train_steps=self.checkpoint_every,
-            every_n_epochs=None if self.checkpoint_every else 1,
-            save_on_train_epoch_end=None if self.checkpoint_every else True,
-            enable_version_counter=False,
-            save_on_exception=True,
-        )
+        # Both write the one file that a resumed run reads, by renaming: a kill in mid-write leaves the older one.
+        where = {"dirpath": folder / "checkpoints", "filename": "last", "enable_version_counter": False}
+        last: list[L.Callback] = [
+            ModelCheckpoint(**where, save_on_train_epoch_end=True, every_n_epochs=1, save_on_exception=True)
+        ]
+        if self.checkpoint_every is not None:
+            last.append(ModelCheckpoint(**where, every_n_train_steps=self.checkpoint_every))
         if not validates:
-            return [last]
+            return last
         best = ModelCheckpoint(
             folder / "checkpoints",
             filename="best",
@@ -96,4 +94,4 @@ class Job:
             enable_version_counter=False,
         )
         stop = EarlyStopping(self.monitor, mode="max", patience=self.patience, check_on_train_epoch_end=True)
-        return [stop, best, last]
+        return [stop, best, *last]
