@@ -67,7 +67,7 @@ class InfoNCE(SampledLoss):
     def rows(self, scores: SampledScores) -> Tensor:
         positive = full_precision(scores.positive) / self.temperature
         if scores.log_q_positive is not None:
-            positive = positive - scores.log_q_positive
+            positive = positive - scores.log_q_positive.to(positive.dtype)
         return F.softplus(self._log_sum(scores) - positive)
 
     def _log_sum(self, scores: SampledScores) -> Tensor:
@@ -75,7 +75,7 @@ class InfoNCE(SampledLoss):
         negative, log_q = full_precision(scores.negative), scores.log_q_negative
         if log_q is None or log_q.numel() == 1:  # a constant needs no pass over [T, N]
             log_sum = _LogSumExp.apply(negative, 1 / self.temperature, None, scores.hits)
-            return log_sum if log_q is None else log_sum - log_q
+            return log_sum if log_q is None else log_sum - log_q.to(log_sum.dtype).view(1)
         return _LogSumExp.apply(negative, 1 / self.temperature, log_q, scores.hits)
 
 
