@@ -20,7 +20,7 @@ CACHE_VARIABLE = "RECSYS_CACHE"
 
 def parser() -> ArgumentParser:
     """The arguments of the command."""
-    arguments = ArgumentParser(prog="recsys prepare", description=__doc__, default_env=True, env_prefix="RECSYS_PREPARE")
+    arguments = ArgumentParser("recsys prepare", description=__doc__, default_env=True, env_prefix="RECSYS_PREPARE")
     arguments.add_argument("--config", action="config", help="YAML file with these arguments")
     arguments.add_argument("--dataset", type=str | None, help=f"a data set by name: {', '.join(dataset_names())}")
     arguments.add_argument("--root", type=str | None, help="folder of local data sets (default: $RECSYS_DATA)")

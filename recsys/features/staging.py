@@ -22,17 +22,19 @@ from recsys.features.validation import (
 _NUMBERS: dict[str, tuple[str, ...]] = {
     "weight": (),
     "propensity": (
+        "FLOAT",
         "{value} <= 0 OR {value} > 1",
         "is no propensity",
         "A propensity is a probability above 0 and at most 1",
     ),
     "position": (
+        "INTEGER",
         "{value} < 0 OR {value} <> floor({value}) OR {value} >= 2147483648",
         "is no position",
         "Positions are whole numbers from 0",
     ),
 }
-"""Numeric columns: what makes a value bad (SQL), the problem and the remedy."""
+"""Numeric columns: their type, what makes a value bad (SQL), the problem and the remedy."""
 
 _IS_INTEGER = "CAST(try_cast({value} AS BIGINT) AS VARCHAR) = {value}"
 """True for text that is an integer and nothing else: `007` is a string."""

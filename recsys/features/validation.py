@@ -150,9 +150,16 @@ def _finer_units(name: str, source: str, value: str, unit: str) -> list[Check]:
 
 
 def number_column(
-    name: str, source: str, kind: str, where: str, bad: str = "", problem: str = "", remedy: str = ""
+    name: str,
+    source: str,
+    kind: str,
+    where: str,
+    target: str = "FLOAT",
+    bad: str = "",
+    problem: str = "",
+    remedy: str = "",
 ) -> Column:
-    """A column of float32 numbers: none missing, all finite, none that meets `bad` (SQL over `{value}`).
+    """A column of numbers: none missing, all finite in the target type, none that meets `bad` (SQL over `{value}`).
 
     Raises:
         DataError: the type holds no numbers.
@@ -165,14 +172,14 @@ def number_column(
         Check(
             name,
             source,
-            f"{name} IS NOT NULL AND ({value} IS NULL OR NOT isfinite(CAST({value} AS FLOAT)))",
+            f"{name} IS NOT NULL AND NOT coalesce(isfinite(try_cast({value} AS FLOAT)), false)",
             "`{value}` is not a finite number",
             "Fill the gaps or drop these rows",
         ),
     ]
     if bad:
         checks.append(Check(name, source, bad.format(value=value), f"{{value}} {problem}", remedy))
-    return Column(source, f"CAST({value} AS FLOAT)", tuple(checks))
+    return Column(source, f"CAST({value} AS {target})", tuple(checks))
 
 
 def run_checks(
