@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import io
+import os
+import urllib.error
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys.features import datasets
+from recsys.features.datasets import DatasetError, dataset_names, load_dataset
+from recsys.features.event_log import EventLog
+
+DATA = os.environ.get(datasets.ROOT_VARIABLE)
+U_DATA = "1\t2\t5\t100\n1\t1\t3\t90\n7\t2\t4\t80\n"
+U_ITEM = (
+    "1|Lion King, The (1994)|01-Jan-1994||http://x|" + "|".join("001" + "0" * 16) + "\n"
+    "2|Misérables, Les (1995)|01-Jan-1995||http://x|" + "|".join("0" * 8 + "1" + "0" * 9 + "1") + "\n"
+    "3|unknown||||" + "|".join("1" + "0" * 18) + "\n"
+)
+
+
+def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No installed package and no network."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr(datasets, "_recbole_folder", lambda: None)
+    monkeypatch.setattr(datasets.urllib.request, "urlopen", refuse)
+
+
+def check_tiny(log: EventLog) -> None:
+    assert log.to_frame()[["user_id", "item_id"]].values.tolist() == [[1, 1], [1, 2], [7, 2]]
+    assert log.item_titles is not None
+    assert log.item_titles.tolist()[1:] == ["The Lion King (1994)", "Les Misérables (1995)"]
+    genres = [log.vocabularies["genres"].decode(log.item_features["genres"].row(i)).tolist() for i in (1, 2)]
+    assert genres == [["Adventure"], ["Drama", "Western"]]
+    assert log.vocabularies["decade"].values.tolist() == [1990]
+
+
+@pytest.mark.parametrize("name", ["movielens_100k", "ml-100k"])
+def test_movielens_from_a_local_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    nowhere(monkeypatch)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "u.data").write_text(U_DATA)
+    (tmp_path / name / "u.item").write_text(U_ITEM, encoding="latin-1")
+    source = load_dataset("movielens_100k", tmp_path)
+    check_tiny(EventLog.from_frame(source.events, source.schema, source.items))  # type: ignore[arg-type]
+
+
+def test_movielens_from_its_official_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere(monkeypatch)
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as folder:
+        folder.writestr("ml-100k/u.data", U_DATA)
+        folder.writestr("ml-100k/u.item", U_ITEM.encode("latin-1"))
+    monkeypatch.setattr(datasets.urllib.request, "urlopen", lambda *_, **__: io.BytesIO(archive.getvalue()))
+    with pytest.raises(DatasetError, match="checksum"):
+        load_dataset("movielens_100k")
+    digest = datasets.hashlib.md5(archive.getvalue()).hexdigest()
+    monkeypatch.setattr(datasets, "MOVIELENS_MD5", digest)
+    source = load_dataset("movielens_100k")
+    check_tiny(EventLog.from_frame(source.events, source.schema, source.items))  # type: ignore[arg-type]
+
+
+def test_movielens_nowhere_names_three_ways(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere(monkeypatch)
+    with pytest.raises(DatasetError) as caught:
+        load_dataset("movielens_100k", tmp_path)
+    for way in ("u.data", "pip install --no-deps recbole==1.2.1", datasets.MOVIELENS_URL, str(tmp_path)):
+        assert way in str(caught.value)
+
+
+@pytest.mark.skipif(datasets._recbole_folder() is None, reason="the distribution recbole is not installed")
+def test_movielens_from_the_installed_package() -> None:
+    source = load_dataset("movielens_100k", "/nonexistent")
+    log = EventLog.from_frame(source.events, source.schema, source.items)  # type: ignore[arg-type]
+    assert (log.n_users, log.n_items, log.n_events) == (943, 1682, 100_000)
+    assert log.facts["items_without_side_row"] == 0 and log.facts["events_merged"] == 0
+    assert log.item_titles is not None
+    titles = log.item_titles[log.items.encode([1, 71, 50])]
+    assert titles.tolist() == ["Toy Story (1995)", "The Lion King (1994)", "Star Wars (1977)"]
+    genres = log.vocabularies["genres"].decode(log.item_features["genres"].row(1)).tolist()
+    assert genres == ["Animation", "Children's", "Comedy"]
+    assert len(log.vocabularies["genres"]) == 19
+
+
+@pytest.mark.skipif(DATA is None, reason=f"{datasets.ROOT_VARIABLE} is not set")
+@pytest.mark.parametrize(
+    ("name", "sizes"), [("amazon_beauty", (22_363, 12_101, 198_502)), ("amazon_sports", (35_598, 18_357, 296_337))]
+)
+def test_amazon_keeps_the_published_order(name: str, sizes: tuple[int, int, int]) -> None:
+    source = load_dataset(name)
+    log = EventLog.from_frame(source.events, source.schema, source.items)  # type: ignore[arg-type]
+    assert (log.n_users, log.n_items, log.n_events) == sizes
+    assert isinstance(source.events, Path) and isinstance(source.items, Path)
+    raw = pd.read_parquet(source.events).sort_values(["user_id", "position"])
+    assert np.array_equal(log.items.decode(log.item_id), raw["item_id"])
+    assert np.array_equal(log.timestamp, raw["timestamp"])
+    items = pd.read_parquet(source.items).set_index("item_id")
+    for item in (1, 500, log.n_items):
+        attributes = items["attributes"][int(log.items.decode([item])[0])]
+        codes = log.item_features["attributes"].row(item)
+        assert log.vocabularies["attributes"].decode(codes).tolist() == attributes.tolist()[:32]
+
+
+def test_names_and_missing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert dataset_names() == ["amazon_beauty", "amazon_sports", "movielens_100k"]
+    with pytest.raises(ValueError, match="no data set `netflix`; there are amazon_beauty"):
+        load_dataset("netflix")
+    monkeypatch.delenv(datasets.ROOT_VARIABLE, raising=False)
+    with pytest.raises(DatasetError, match="set RECSYS_DATA"):
+        load_dataset("amazon_beauty")
+    with pytest.raises(DatasetError, match=r"interactions\.parquet"):
+        load_dataset("amazon_beauty", tmp_path)

@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from recsys.features.datasets import dataset_names, recipe
+from recsys.features.schema import Schema, SchemaError, Table
+
+BRAND = {"name": "brand", "column": "brand", "type": "categorical"}
+
+
+def parse(**keys: object) -> Schema:
+    return Schema.parse({"name": "toy"} | keys)
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({"event": {}}, "schema: event: Extra inputs"),
+        ({"events": {"user": "u"}}, "schema: events.user: Extra inputs"),
+        ({"events": {"timestamp_unit": "minutes"}}, "events.timestamp_unit"),
+        ({"features": [BRAND | {"typ": "text"}]}, "features.0.typ: Extra inputs"),
+        ({"features": [BRAND, BRAND]}, "two features are named `brand`"),
+        ({"features": [BRAND | {"name": "action"}]}, "taken by the column of events"),
+        ({"features": [BRAND | {"table": "query"}]}, r"\['query'\] belong to the columns of events"),
+        ({"features": [BRAND | {"type": "numeric", "table": "t"}]}, "numeric features feed no table"),
+        ({"features": [BRAND | {"separator": ","}]}, "only a categorical_list has a `separator`"),
+        ({"features": [BRAND | {"entity": "event", "type": "text"}]}, "an event is categorical or numeric"),
+        ({"features": [BRAND | {"table": "user_id"}]}, "set `user_table`"),
+        ({"tables": {"colour": {}}}, r"no feature feeds \['colour'\]"),
+        ({"features": [BRAND | {"table": "item_id"}], "tables": {"item_id": {}}}, "are set by `item_table`"),
+        ({"features": [BRAND], "tables": {"brand": {"encoding": "hash"}}}, "`buckets` is needed"),
+        ({"features": [BRAND], "tables": {"brand": {"buckets": 8}}}, "`buckets` is needed"),
+        ({"features": [BRAND], "tables": {"brand": {"dim": 0}}}, "tables.brand.dim"),
+    ],
+)
+def test_errors_name_the_key(keys: dict, expected: str) -> None:
+    with pytest.raises(SchemaError, match=expected):
+        parse(**keys)
+
+
+def test_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(SchemaError, match="no such schema file"):
+        Schema.from_yaml(tmp_path / "none.yaml")
+    bad = tmp_path / "bad.yaml"
+    bad.write_text("a: [")
+    with pytest.raises(SchemaError, match=r"bad\.yaml: not valid YAML"):
+        Schema.from_yaml(bad)
+    bad.write_text("nam: shop")
+    with pytest.raises(SchemaError, match=r"bad\.yaml: nam: Extra"):
+        Schema.from_yaml(bad)
+
+
+def test_tables_default_to_the_feature_s_own() -> None:
+    schema = parse(
+        features=[BRAND, BRAND | {"name": "rival", "table": "brand"}, BRAND | {"name": "like", "table": "item_id"}],
+        tables={"brand": {"dim": 8}},
+        item_table={"dim": 4},
+    )
+    assert [schema.table(feature).dim for feature in schema.features] == [8, 8, 4]
+    assert parse(features=[BRAND]).table(schema.features[0]) == Table()
+
+
+@pytest.mark.parametrize("name", dataset_names())
+def test_recipes_are_schemas(name: str) -> None:
+    assert recipe(name).name == name
