@@ -100,9 +100,13 @@ class Evaluation:
             facts = {"format": FORMAT_VERSION, "model": self.model, "facts": self.facts, "exposure": self.exposure}
             (made / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
             made.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            made.rename(folder)
+            if folder.exists():  # renamed away, not deleted first: a kill between the two leaves the old one beside
+                old = made.with_suffix(".old")
+                folder.rename(old)
+                made.rename(folder)
+                shutil.rmtree(old)
+            else:
+                made.rename(folder)
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise

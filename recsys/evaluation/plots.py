@@ -1,0 +1,149 @@
+"""Pictures of results. Each function returns a matplotlib `Figure`, drawn without a display and without pyplot's state.
+
+The colours are those of Okabe and Ito, told apart by colour-blind readers; the ground is opaque, so that a picture
+reads the same on light and dark pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+from recsys.evaluation.intervals import Interval
+from recsys.evaluation.slices import DECILES
+
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#555555")
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_INK, _FAINT, _GROUND, _GREY = "#1F2933", "#D9DEE4", "#FFFFFF", "#9AA5B1"
+
+
+def scores(
+    intervals: Mapping[str, Interval], metric: str, *, highlight: Sequence[str] = (), title: str | None = None
+) -> Figure:
+    """Horizontal bars of one metric, best model on top, with intervals.
+
+    Args:
+        intervals: model name -> interval of the metric.
+        metric: name of the metric, for the axis.
+        highlight: models drawn in colour; none: the best.
+        title: above the picture; None: the metric.
+    """
+    _some(intervals)
+    order = sorted(intervals, key=lambda name: intervals[name].mean)
+    highlight = highlight or order[-1:]
+    figure, axes = _figure(7.2, 1.15 + 0.42 * len(order))
+    means = [intervals[name].mean for name in order]
+    errors = [
+        [max(0.0, intervals[n].mean - intervals[n].low) for n in order],
+        [max(0.0, intervals[n].high - intervals[n].mean) for n in order],
+    ]
+    colours = [_COLOURS[0] if name in highlight else _GREY for name in order]
+    axes.barh(order, means, height=0.62, color=colours, xerr=errors, error_kw={"ecolor": _INK, "elinewidth": 1.2})
+    reach = max(max(intervals[name].high for name in order), 1e-9)
+    for row, name in enumerate(order):
+        weight = "bold" if name in highlight else "normal"
+        axes.text(
+            intervals[name].high + 0.015 * reach, row, f"{intervals[name].mean:.4f}", va="center", fontweight=weight
+        )
+    axes.set_xlim(0, 1.13 * reach)
+    axes.grid(axis="y", visible=False)
+    level = round(100 * next(iter(intervals.values())).level)
+    axes.set_xlabel(f"{metric}, {level} % interval over users")
+    axes.set_title(title or metric, loc="left", fontweight="bold")
+    return figure
+
+
+def recall_by_popularity(recalls: Mapping[str, pd.DataFrame], k: int, *, title: str | None = None) -> Figure:
+    """Recall of each model along the popularity deciles of the items to be found, and how many targets each decile has.
+
+    Args:
+        recalls: model name -> `slices.recall_by_decile` of its evaluation.
+        k: the cut-off they were made with.
+        title: above the picture.
+    """
+    _some(recalls)
+    frames = {model: frame.set_index("slice").reindex(DECILES) for model, frame in recalls.items()}
+    targets = pd.concat([frame["targets"] for frame in frames.values()], axis=1).max(axis=1).fillna(0).to_numpy()
+    place = np.array([len(DECILES) - 1, *range(len(DECILES) - 1)])  # cold items stand last, apart from the deciles
+    figure = Figure(figsize=(7.6, 4.8), facecolor=_GROUND, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes, below = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
+    _style(axes)
+    _style(below)
+    for index, (model, frame) in enumerate(frames.items()):
+        recall, low, high = (frame[column].to_numpy() for column in ("recall", "low", "high"))
+        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        axes.plot(place[1:], recall[1:], color=colour, marker=marker, markersize=5, linewidth=1.8, label=model)
+        axes.fill_between(place[1:], low[1:], high[1:], color=colour, alpha=0.13, linewidth=0)
+        aside = place[:1] + 0.12 * (index - (len(frames) - 1) / 2)
+        reach = [recall[:1] - low[:1], high[:1] - recall[:1]]
+        axes.errorbar(aside, recall[:1], reach, color=colour, marker=marker, markersize=5, elinewidth=1.2)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel(f"Recall@{k}")
+    axes.set_title(title or f"Recall@{k} by popularity of the item", loc="left", fontweight="bold")
+    axes.legend(frameon=False, labelcolor=_INK)
+    below.bar(place, targets, color=_GREY, width=0.62)
+    below.set_ylabel("targets")
+    below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+    below.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{int(value):,}"))
+    below.set_xticks(place, DECILES)
+    below.grid(axis="x", visible=False)
+    below.set_xlabel("popularity decile of the item in training (1 = most popular)")
+    return figure
+
+
+def learning_curves(
+    curves: Mapping[str, pd.Series], metric: str, *, x_label: str = "epoch", title: str | None = None
+) -> Figure:
+    """A metric along training, its best point marked.
+
+    Args:
+        curves: run name -> values by epoch (or whatever `x_label` names).
+        metric: name of the metric, for the axis.
+        x_label: what the index counts.
+        title: above the picture; None: the metric.
+    """
+    _some(curves)
+    figure, axes = _figure(7.2, 4.0)
+    for index, (name, curve) in enumerate(curves.items()):
+        at, values = curve.index.to_numpy(), curve.to_numpy()
+        best, colour = int(np.nanargmax(values)), _COLOURS[index % len(_COLOURS)]
+        axes.plot(at, values, color=colour, linewidth=1.8, label=f"{name} (best {values[best]:.4f} at {at[best]})")
+        axes.plot(at[best], values[best], color=colour, marker=_MARKERS[index % len(_MARKERS)], markersize=7)
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(metric if title else "")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(title or metric, loc="left", fontweight="bold")
+    axes.legend(frameon=False, labelcolor=_INK, loc="lower right")
+    return figure
+
+
+def _some(data: Mapping[str, object]) -> None:
+    if not data:
+        raise ValueError("nothing to draw: no model was given")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, height), facecolor=_GROUND, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    _style(axes)
+    return figure, axes
+
+
+def _style(axes: Axes) -> None:
+    axes.set_facecolor(_GROUND)
+    axes.set_axisbelow(True)
+    axes.grid(color=_FAINT, linewidth=0.8)
+    axes.tick_params(colors=_INK, length=0)
+    for side, spine in axes.spines.items():
+        spine.set_visible(side == "bottom")
+        spine.set_color(_GREY)
+    for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        text.set_color(_INK)

@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+
+import matplotlib.figure
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from recsys.evaluation import plots
+from recsys.evaluation.evaluate import evaluate
+from recsys.evaluation.report import comparison_table, results_table
+from recsys.evaluation.result import Evaluation, EvaluationError, compare_evaluations
+from recsys.evaluation.slices import recall_by_decile
+from recsys.features.event_log import EventLog
+from recsys.features.splits import GlobalTime
+from recsys.models.popularity import Popularity, RecentPopularity
+
+
+@pytest.fixture(scope="module")
+def pair(log: EventLog) -> list[Evaluation]:
+    split = GlobalTime(0.3, 0.2)(log)
+    models = [Popularity(), RecentPopularity(days=0.001)]
+    for model in models:
+        model.fit(split)
+    return [evaluate(model, split, ks=(5,), top=20) for model in models]
+
+
+def printed(table: object, colour: bool = False) -> str:
+    out = StringIO()
+    Console(file=out, width=160, force_terminal=colour, color_system="standard" if colour else None).print(table)
+    return out.getvalue()
+
+
+def test_table_shows_every_model_and_the_best_in_bold(pair: list[Evaluation]) -> None:
+    text = printed(results_table(pair, ["HR@5", "NDCG@5", "Coverage@5"]))
+    for evaluation in pair:
+        line = next(line for line in text.splitlines() if f" {evaluation.model} " in line)
+        interval = evaluation.summary()["NDCG@5"]
+        assert f"{interval.mean:.4f} ±{(interval.high - interval.low) / 2:.4f}" in line
+        assert f"{evaluation.exposure['Coverage@5']:.4f}" in line
+    best = max(evaluation.means()["NDCG@5"] for evaluation in pair)
+    worst = min(evaluation.means()["NDCG@5"] for evaluation in pair)
+    coloured = printed(results_table(pair, ["NDCG@5"]), colour=True)
+    assert best != worst
+    assert f"\x1b[1m{best:.4f}" in coloured and f"\x1b[1m{worst:.4f}" not in coloured
+    assert f"{pair[0].facts['judged_users']} users" in text
+
+
+def test_tables_do_not_mix_protocols(pair: list[Evaluation]) -> None:
+    other = replace(pair[1], facts=pair[1].facts | {"filter_seen": False})
+    with pytest.raises(EvaluationError, match="differ in filter_seen"):
+        results_table([pair[0], other], ["NDCG@5"])
+    with pytest.raises(EvaluationError, match="has no HR@10, NDCG@10, Coverage@10; it has HR@5"):
+        results_table(pair)
+    with pytest.raises(EvaluationError, match="no evaluation"):
+        results_table([])
+
+
+def test_comparison_names_both_and_the_p_value(pair: list[Evaluation]) -> None:
+    found = compare_evaluations(*pair, resamples=500)
+    text = printed(comparison_table("one", "two", found))
+    assert "two against one" in text
+    line = next(line for line in text.splitlines() if " NDCG@5 " in line)
+    assert f"{found['NDCG@5'].difference.mean:+.4f}" in line and f"{found['NDCG@5'].p_value:.4f}" in line
+
+
+def test_bars_are_ordered_and_carry_intervals(pair: list[Evaluation]) -> None:
+    intervals = {evaluation.model: evaluation.summary()["NDCG@5"] for evaluation in pair}
+    axes = plots.scores(intervals, "NDCG@5").axes[0]
+    widths = [bar.get_width() for bar in axes.patches]
+    assert widths == sorted(interval.mean for interval in intervals.values())
+    assert [label.get_text() for label in axes.get_yticklabels()] == sorted(intervals, key=lambda m: intervals[m].mean)
+    (errors,) = (c for c in axes.collections if hasattr(c, "get_segments"))
+    ends = [tuple(segment[:, 0]) for segment in errors.get_segments()]
+    for (low, high), interval in zip(ends, sorted(intervals.values(), key=lambda i: i.mean), strict=True):
+        assert (low, high) == pytest.approx((interval.low, interval.high))
+
+
+def test_recall_lines_show_the_slices(pair: list[Evaluation]) -> None:
+    recalls = {evaluation.model: recall_by_decile(evaluation, 5) for evaluation in pair}
+    figure = plots.recall_by_popularity(recalls, 5)
+    for line, frame in zip(figure.axes[0].lines[::2], recalls.values(), strict=True):
+        drawn = {str(x + 1): y for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True) if not np.isnan(y)}
+        warm = frame[frame["slice"] != "cold"]
+        assert drawn == pytest.approx(dict(zip(warm["slice"], warm["recall"], strict=True)))
+    assert sum(bar.get_height() for bar in figure.axes[1].patches) == len(pair[0].targets.item)
+
+
+def test_learning_curves_mark_the_best_point() -> None:
+    figure = plots.learning_curves({"run": pd.Series([0.1, 0.3, np.nan, 0.2], index=[1, 2, 3, 4])}, "NDCG@10")
+    assert isinstance(figure, matplotlib.figure.Figure)
+    legend = figure.axes[0].get_legend()
+    assert legend is not None and legend.get_texts()[0].get_text() == "run (best 0.3000 at 2)"
+
+
+def test_nothing_to_draw_is_refused() -> None:
+    with pytest.raises(ValueError, match="nothing to draw"):
+        plots.scores({}, "NDCG@10")
