@@ -11,8 +11,8 @@ import pyarrow as pa
 from recsys.features.column_store import Chunk
 from recsys.features.schema import Schema
 from recsys.features.staging import Staged
-from recsys.features.tables import quote
-from recsys.features.vocabulary import Encoder
+from recsys.features.tables import ROW, quote
+from recsys.features.vocabulary import Encoder, Vocabulary
 
 _CHUNK = 1 << 19
 
@@ -34,8 +34,9 @@ def sorted_events(
     table_of = {feature.name: str(feature.table) for feature in schema.of("event")}
     selected, joins = [], []
     for name in staged.coded:
-        values = staged.distinct(name)
-        codes = encoders[table_of.get(name, name)].encode(values).astype(np.int32)
+        encoder = encoders[table_of.get(name, name)]
+        values = encoder.values if isinstance(encoder, Vocabulary) else staged.distinct(name)
+        codes = encoder.encode(values).astype(np.int32)
         mapping = f"codes_{name}"
         arrays = {"raw": pa.Array.from_pandas(values), "code": pa.array(codes)}
         staged.connection.register(mapping, pa.table(arrays))
@@ -50,7 +51,7 @@ def sorted_events(
             value = f"CAST(({value} - {mean!r}) / {deviation!r} AS FLOAT)"
         selected.append(f"{value} AS {quote(name)}")
     sort_key = [_value(staged, "sort_key")] if "sort_key" in staged.columns else []
-    order = ", ".join([f"{quote('codes_user_id')}.code", _value(staged, "timestamp"), *sort_key, "source_row"])
+    order = ", ".join([f"{quote('codes_user_id')}.code", _value(staged, "timestamp"), *sort_key, ROW])
     query = f"SELECT {', '.join(selected)} FROM staged {' '.join(joins)} ORDER BY {order}"
     for batch in staged.connection.sql(query).to_arrow_reader(_CHUNK):
         yield {name: batch[name].to_numpy(zero_copy_only=False) for name in batch.schema.names}

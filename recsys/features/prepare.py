@@ -75,8 +75,7 @@ def _build(
     if folder is not None:
         (folder / _SPILL).mkdir()
         config |= {"memory_limit": memory_limit, "temp_directory": str(folder / _SPILL)}
-    database = ":memory:" if folder is None else str(folder / _SPILL / "staging.duckdb")
-    with duckdb.connect(database, config=config) as connection:
+    with duckdb.connect(":memory:", config=config) as connection:
         connection.execute("SET TimeZone = 'UTC'")
         staged = stage_events(connection, sources["events"], schema)
         log = encode(staged, sources, schema, sink, name, progress)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from recsys.features.jagged import JaggedColumn, expand_ranges, offsets_of
 from recsys.features.schema import Entity, Feature, Schema, Table
-from recsys.features.tables import DataError, SourceTable, fetch_table, quote
+from recsys.features.tables import ROW, DataError, SourceTable, fetch_table, quote
 from recsys.features.validation import is_string
 from recsys.features.vocabulary import Encoder, HashBuckets, Vocabulary, as_values
 
@@ -67,16 +67,16 @@ def read_side_table(
     raw_key = f"try_cast({quote(key)} AS BIGINT)" if integers else f"CAST({quote(key)} AS VARCHAR)"
     wanted = "".join(f", {quote(column)}" for column in columns)
     table = fetch_table(
-        connection, f"SELECT {raw_key} AS _key, {quote(key)} IS NULL AS _missing{wanted} FROM {source.role}"
+        connection, f"SELECT {raw_key} AS _key, {quote(key)} IS NULL AS _missing, {ROW}{wanted} FROM {source.role}"
     )
     missing = np.flatnonzero(table["_missing"].to_numpy())
     if len(missing):
-        file, row = source.locate(connection, int(missing[0]))
+        file, row = source.locate(connection, table[ROW][int(missing[0])].as_py())
         raise DataError(f"{file}: column `{key}`, row {row} (from 0): the id is missing. Drop the row")
     keys = table["_key"].to_pandas()
     repeated = np.flatnonzero((keys.duplicated() & keys.notna()).to_numpy())
     if len(repeated):
-        file, row = source.locate(connection, int(repeated[0]))
+        file, row = source.locate(connection, table[ROW][int(repeated[0])].as_py())
         raise DataError(
             f"{file}: column `{key}`, row {row} (from 0): the id {keys.iloc[repeated[0]]} stands in an earlier row "
             f"too ({len(repeated):,} such rows). Keep one row per id"

@@ -9,7 +9,7 @@ import duckdb
 import pandas as pd
 
 from recsys.features.schema import Schema
-from recsys.features.tables import DataError, SourceTable, fetch_row, fetch_table, quote
+from recsys.features.tables import ROW, DataError, SourceTable, fetch_row, fetch_table, quote
 from recsys.features.validation import (
     Column,
     id_column,
@@ -42,10 +42,10 @@ _IS_INTEGER = "CAST(try_cast({value} AS BIGINT) AS VARCHAR) = {value}"
 
 @dataclass(frozen=True)
 class Staged:
-    """The table `staged` of a connection.
+    """The relation `staged` of a connection.
 
     Attributes:
-        connection: holds it; beside the columns it has `source_row`, the row's number in the source.
+        connection: holds it; beside the columns it has `ROW`, the place of the row in the source.
         columns: canonical name -> column; `sort_key` is the schema's order column.
         coded: names of the columns that become codes, `user_id` and `item_id` among them.
         rows: number of rows.
@@ -70,7 +70,7 @@ class Staged:
 
 
 def stage_events(connection: duckdb.DuckDBPyConnection, source: SourceTable, schema: Schema) -> Staged:
-    """Copies the columns the schema names into the table `staged` and checks them.
+    """Makes the columns the schema names known as `staged` and checks them.
 
     Raises:
         DataError: the log is empty or a column is missing, of the wrong type, or holds a value that cannot be used.
@@ -86,33 +86,45 @@ def stage_events(connection: duckdb.DuckDBPyConnection, source: SourceTable, sch
     types = source.attach(connection)
     source.require([(keys[name], column) for name, column in names.items()], types)
 
-    selected = ", ".join(f"{quote(column)} AS {quote(name)}" for name, column in names.items())
+    selected = ", ".join([*(f"{quote(column)} AS {quote(name)}" for name, column in names.items()), ROW])
+    # Text is parsed once; Parquet and frames are cheaper to scan again than to copy.
+    kind_of_copy = "TABLE" if source.is_text else "VIEW"
     try:
-        connection.execute(
-            f"CREATE TABLE staged AS SELECT {selected}, row_number() OVER () - 1 AS source_row FROM {source.role}"
-        )
+        connection.execute(f"CREATE TEMP {kind_of_copy} staged AS SELECT {selected} FROM {source.role}")
+        (rows,) = fetch_row(connection, "SELECT count(*) FROM staged")
+        if rows == 0:
+            raise DataError(f"{source.label}: the log is empty. Give a log with at least one event")
+        numeric = {*_NUMBERS, *(feature.name for feature in schema.of("event") if feature.type == "numeric")}
+        columns = {
+            name: _column(connection, source, name, column, types[column], schema, name in numeric)
+            for name, column in names.items()
+        }
+        run_checks(connection, "staged", source, [check for column in columns.values() for check in column.checks])
     except duckdb.Error as error:
-        raise DataError(f"{source.label}: cannot be read: {error}") from None
-    (rows,) = fetch_row(connection, "SELECT count(*) FROM staged")
-    if rows == 0:
-        raise DataError(f"{source.label}: the log is empty. Give a log with at least one event")
-
-    numeric = {*_NUMBERS, *(feature.name for feature in schema.of("event") if feature.type == "numeric")}
-    columns: dict[str, Column] = {}
-    for name, column in names.items():
-        kind, where, staged = types[column], source.label, quote(name)
-        if name == "timestamp":
-            columns[name] = time_column(staged, column, kind, where, events.timestamp_unit)
-        elif name == "sort_key":
-            columns[name] = _sort_key(connection, column, source.is_text)
-        elif name in numeric:
-            columns[name] = number_column(staged, column, kind, where, *_NUMBERS.get(name, ()))
-        else:
-            integers = source.is_text and _holds(connection, name, _IS_INTEGER)
-            columns[name] = id_column(staged, column, kind, where, integers, required=name in ("user_id", "item_id"))
-    run_checks(connection, "staged", source, [check for column in columns.values() for check in column.checks])
+        raise source.unreadable(error) from None
     coded = tuple(name for name in names if name not in numeric | {"timestamp", "sort_key"})
     return Staged(connection, columns, coded, rows)
+
+
+def _column(
+    connection: duckdb.DuckDBPyConnection,
+    source: SourceTable,
+    name: str,
+    column: str,
+    kind: str,
+    schema: Schema,
+    numeric: bool,
+) -> Column:
+    """How a staged column is read and what is checked."""
+    if name == "timestamp":
+        return time_column(quote(name), column, kind, source.label, schema.events.timestamp_unit)
+    if name == "sort_key":
+        return _sort_key(connection, column, source.is_text)
+    if numeric:
+        return number_column(quote(name), column, kind, source.label, *_NUMBERS.get(name, ()))
+    integers = source.is_text and _holds(connection, name, _IS_INTEGER)
+    required = name in ("user_id", "item_id")
+    return id_column(quote(name), column, kind, source.label, integers, required)
 
 
 def _holds(connection: duckdb.DuckDBPyConnection, name: str, condition: str) -> bool:

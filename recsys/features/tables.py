@@ -24,6 +24,13 @@ _READERS = {
 }
 
 
+ROW = "__source_row"
+"""Column of every attached table: rises with the row's place in the source."""
+
+_FILE_SHIFT = 40
+"""A row of a Parquet file is numbered `(index of the file << 40) + row within it`, so that scans stay parallel."""
+
+
 class DataError(ValueError):
     """Data that cannot be used; the message names the table, the column, the row and the remedy."""
 
@@ -96,26 +103,45 @@ class SourceTable:
         Raises:
             DataError: a file cannot be read.
         """
+        row = "row_number() OVER () - 1"
+        if self.frame is not None:
+            connection.register(f"{self.role}_frame", self.frame)
+            relation = f"{self.role}_frame"
+        else:
+            relation = self._reader(self.files)
+            if not self.is_text:
+                row = f"(CAST(file_index AS BIGINT) << {_FILE_SHIFT}) + file_row_number"
         try:
-            if self.frame is not None:
-                connection.register(self.role, self.frame)
-            else:
-                listed = "[" + ", ".join(_literal(str(file)) for file in self.files) + "]"
-                reader = _READERS[_kind(self.files[0])].format(files=listed)
-                connection.execute(f"CREATE TEMP VIEW {self.role} AS SELECT * FROM {reader}")
-            return {row[0]: row[1] for row in connection.execute(f"DESCRIBE {self.role}").fetchall()}
+            connection.execute(f"CREATE TEMP VIEW {self.role} AS SELECT *, {row} AS {ROW} FROM {relation}")
+            described = connection.execute(f"DESCRIBE {self.role}").fetchall()
         except duckdb.Error as error:
-            raise DataError(f"{self.label}: cannot be read: {error}") from None
+            raise self.unreadable(error) from None
+        return {column: kind for column, kind, *_ in described if column != ROW}
+
+    def unreadable(self, error: duckdb.Error) -> DataError:
+        """The error to raise when DuckDB fails on the source."""
+        return DataError(f"{self.label}: cannot be read: {error}")
 
     def locate(self, connection: duckdb.DuckDBPyConnection, row: int) -> tuple[str, int]:
-        """The file (or frame) and the row within it of a row of the whole table, both counted from 0."""
+        """The file (or frame) of a row, and the row's number in it, from 0.
+
+        Args:
+            connection: DuckDB.
+            row: a value of the column `ROW`.
+        """
+        if self.files and not self.is_text:
+            return str(self.files[row >> _FILE_SHIFT]), row & ((1 << _FILE_SHIFT) - 1)
         for file in self.files:
-            reader = _READERS[_kind(file)].format(files=_literal(str(file)))
-            (rows,) = fetch_row(connection, f"SELECT count(*) FROM {reader}")
+            (rows,) = fetch_row(connection, f"SELECT count(*) FROM {self._reader((file,))}")
             if row < rows:
                 return str(file), row
             row -= rows
         return self.label, row
+
+    def _reader(self, files: tuple[Path, ...]) -> str:
+        """The files as SQL."""
+        listed = "[" + ", ".join(_literal(str(file)) for file in files) + "]"
+        return _READERS[_kind(files[0])].format(files=listed)
 
     def require(self, columns: Iterable[tuple[str, str]], existing: Iterable[str]) -> None:
         """Checks that columns exist.

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import duckdb
 
-from recsys.features.tables import DataError, SourceTable, fetch_row
+from recsys.features.tables import ROW, DataError, SourceTable, fetch_row
 
 INTEGERS = {"TINYINT", "SMALLINT", "INTEGER", "BIGINT", "UTINYINT", "USMALLINT", "UINTEGER"}
 WIDE_INTEGERS = {"UBIGINT", "HUGEINT", "UHUGEINT"}
@@ -189,18 +189,18 @@ def run_checks(
 
     Args:
         connection: holds the staged table.
-        staged: its name; it has a column `source_row`.
+        staged: its name; it has a column `ROW`.
         source: where it came from.
         checks: in the order of importance.
 
     Raises:
         DataError: names file, column, first row, number of rows and remedy.
     """
-    counts = ", ".join(f"count(*) FILTER (WHERE {c.bad}), min(source_row) FILTER (WHERE {c.bad})" for c in checks)
+    counts = ", ".join(f"count(*) FILTER (WHERE {c.bad}), min({ROW}) FILTER (WHERE {c.bad})" for c in checks)
     found = fetch_row(connection, f"SELECT {counts} FROM {staged}")
     for check, rows, first in zip(checks, found[::2], found[1::2], strict=True):
         if rows:
-            query = f"SELECT CAST({check.name} AS VARCHAR) FROM {staged} WHERE source_row = {first}"
+            query = f"SELECT CAST({check.name} AS VARCHAR) FROM {staged} WHERE {ROW} = {first}"
             problem = check.problem.format(value=fetch_row(connection, query)[0])
             file, row = source.locate(connection, first)
             others = f" ({rows:,} such rows)" if rows > 1 else ""

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:leave_last_out")
 def log_of(lengths: list[int], times: list[int], items: list[int]) -> EventLog:
     """A log built by hand: users with the given numbers of events, times sorted within each."""
     offsets = np.concatenate([[0, 0], np.cumsum(lengths)]).astype(np.int64)
-    stamps = np.concatenate([np.sort(times[a:b]) for a, b in zip(offsets[1:-1], offsets[2:], strict=True)])
+    stamps = np.concatenate([np.sort(times[a:b]) for a, b in pairwise(offsets[1:])])
     return EventLog(
         schema=Schema(name="toy"),
         users=Vocabulary.of(range(len(lengths))),
