@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 import warnings
-from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
+import pandas as pd
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich.console import Console
 
+from recsys.cli.outcome import best_network, judge, pictures
+from recsys.evaluation.report import results_table
 from recsys.evaluation.validation import RankingValidation
+from recsys.models.artefact import save_model
 from recsys.training.data import EventLogData
 from recsys.training.job import Job
 from recsys.training.module import RecommenderModule
@@ -63,3 +66,22 @@ def train(cli: FitCLI, job: Job) -> None:
     """Trains to the end, or to Ctrl-C, which leaves a checkpoint to resume from."""
     checkpoint = job.checkpoint(cli.folder) if job.resume else None
     cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+
+
+def finish(cli: FitCLI, job: Job) -> None:
+    """Saves the best model, judges it beside its baselines, and prints and draws what came out."""
+    folder, data = cli.folder, cli.datamodule
+    network = best_network(cli.model, folder)
+    save_model(network, folder / "model")
+    evaluations = judge(network, data, job, seed=data.seed)
+    for evaluation in evaluations:
+        evaluation.save(folder / "evaluation" / evaluation.model)
+    validation: RankingValidation = cli.config_init.validation
+    curves = pd.DataFrame(validation.history)
+    metric = job.monitor.removeprefix("val/")
+    (folder / "plots").mkdir(exist_ok=True)
+    for name, figure in pictures(evaluations, curves, metric, max(job.ks)).items():
+        figure.savefig(folder / "plots" / name, dpi=150)
+    console = Console()
+    console.print(results_table(evaluations))
+    console.print(f"run: {folder}", highlight=False)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
 
 from recsys.evaluation.evaluate import evaluate
 from recsys.features.splits import EvaluationSet
+from recsys.models.recommender import Recommender
 
 
 class RankingValidation(L.Callback):
@@ -38,9 +39,8 @@ class RankingValidation(L.Callback):
         if not len(data.split.validation) or ((trainer.current_epoch + 1) % self.every_n_epochs and not last):
             return
         split = replace(data.split, validation=self._chosen(data.split.validation))
-        result = evaluate(
-            pl_module.network, split, which="validation", ks=(self.k,), max_length=data.max_length, top=self.k
-        )
+        network = cast(Recommender, pl_module.network)
+        result = evaluate(network, split, which="validation", ks=(self.k,), max_length=data.max_length, top=self.k)
         values = result.means()
         self.history.append({"epoch": trainer.current_epoch} | values)
         for name, value in values.items():

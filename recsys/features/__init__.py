@@ -1,0 +1,1 @@
+"""What is known of users, items and events: schema, log, splits, batches, negatives."""

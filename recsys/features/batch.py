@@ -16,7 +16,7 @@ class SequenceBatch:
 
     Attributes:
         user_id: `[B]` int64, dense user ids; 0 for a user the log does not know.
-        features: sparse event features; the key `item_id` has the T item ids, other keys (`action`, ...) the same lengths.
+        features: sparse event features; key `item_id` has the T item ids, other keys (`action`, ...) the same lengths.
         timestamp: `[T]` int64, Unix seconds of each event.
         target: `[T]` int64, the item that follows each event; 0 carries no loss. None outside training.
         target_timestamp: `[T]` int64, the time of the request that `target` answers. None outside training.

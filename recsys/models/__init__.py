@@ -1,0 +1,1 @@
+"""Models: SynerGen, the baselines, and how they are saved."""

@@ -32,6 +32,8 @@ class ItemEncoder(nn.Module):
         init_std: standard deviation of the initial embeddings.
     """
 
+    numeric_values: Tensor
+
     def __init__(self, catalogue: Catalogue, width: int, side_features: bool = True, init_std: float = 0.02):
         super().__init__()
         schema = catalogue.schema
@@ -52,11 +54,13 @@ class ItemEncoder(nn.Module):
             table.sparse = True
 
         dims = {feature.name: schema.table(feature).dim or width for feature in self.bagged}
-        self.project = nn.ModuleDict({
-            name: nn.Linear(dim, width, bias=False)
-            for name, dim in ({"item_id": id_dim} | dims).items()
-            if dim != width
-        })
+        self.project = nn.ModuleDict(
+            {
+                name: nn.Linear(dim, width, bias=False)
+                for name, dim in ({"item_id": id_dim} | dims).items()
+                if dim != width
+            }
+        )
         self.numeric_map = nn.Linear(len(self.numeric), width, bias=False) if self.numeric else None
         for feature in self.bagged:
             values, offsets = catalogue.jagged[feature.name]

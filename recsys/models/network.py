@@ -32,6 +32,7 @@ class SequenceNetwork(nn.Module, VectorRecommender):
     """
 
     items: nn.Module
+    popularity: Tensor
     hyperparameters: dict[str, Any]
 
     def __init__(self, catalogue: Catalogue):
@@ -111,6 +112,7 @@ class SequenceNetwork(nn.Module, VectorRecommender):
             for _ in range(EXAMPLE_EPOCHS):
                 for batch in batches:
                     queries, items = network(batch, None)
+                    assert batch.target is not None
                     loss = F.cross_entropy(10 * queries @ items.T, batch.target)
                     optimizer.zero_grad()
                     loss.backward()

@@ -1,0 +1,1 @@
+"""Training: the LightningModule, the DataModule, optimizers, callbacks, the job."""

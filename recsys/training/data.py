@@ -59,7 +59,7 @@ class EventLogData(L.LightningDataModule):
     ):
         super().__init__()
         if (dataset is None) == (schema is None):
-            raise DataSourceError("name the data once: `data.dataset` for a known data set, or `data.schema` with `data.events`")
+            raise DataSourceError("name the data once: `data.dataset`, or `data.schema` with `data.events`")
         if schema is not None and events is None:
             raise DataSourceError(f"`data.schema: {schema}` needs `data.events`, the files that it describes")
         self.dataset, self.schema, self.events, self.items, self.users = dataset, schema, events, items, users
@@ -111,5 +111,7 @@ class EventLogData(L.LightningDataModule):
             DataSourceError: the checkpoint comes from other data or another split.
         """
         if state_dict["split"] != self.split.hash:
-            raise DataSourceError("the checkpoint was trained on another log or split; start a new run, or name its data again")
+            raise DataSourceError(
+                "the checkpoint was trained on another log or split; name its data, or start a new run"
+            )
         self.batches.load_state_dict(state_dict["batches"])

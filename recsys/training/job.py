@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import lightning as L
@@ -33,6 +34,7 @@ class Job:
         ks: list lengths of the final metrics.
         filter_seen: leave items of the history out of the lists.
         baselines: models to stand beside; of several settings of one class the best on validation is reported.
+            None: the declared grid of every baseline; an empty list: none.
         track: write the run to MLflow.
     """
 
@@ -44,7 +46,7 @@ class Job:
     checkpoint_every: int | None = None
     ks: Sequence[int] = (10, 50)
     filter_seen: bool = True
-    baselines: list[FittedRecommender] = field(default_factory=list)
+    baselines: list[FittedRecommender] | None = None
     track: bool = True
 
     def run_folder(self) -> Path:
@@ -61,7 +63,9 @@ class Job:
         if self.resume and not self.checkpoint(folder).exists():
             raise JobError(f"{folder}: no {LAST} to resume from; leave `job.resume` out to start the run")
         if not self.resume and folder.exists() and any(folder.iterdir()):
-            raise JobError(f"{folder}: holds a run already; add `--job.resume true` to continue it, or name another folder")
+            raise JobError(
+                f"{folder}: holds a run already; add `--job.resume true` to continue it, or name another folder"
+            )
         return folder
 
     @staticmethod
@@ -76,22 +80,13 @@ class Job:
             folder: of the run.
             validates: whether the split has validation users; without, the last epoch is the model.
         """
+        checkpoint = partial(ModelCheckpoint, folder / "checkpoints", enable_version_counter=False)
         # Both write the one file that a resumed run reads, by renaming: a kill in mid-write leaves the older one.
-        where = {"dirpath": folder / "checkpoints", "filename": "last", "enable_version_counter": False}
-        last: list[L.Callback] = [
-            ModelCheckpoint(**where, save_on_train_epoch_end=True, every_n_epochs=1, save_on_exception=True)
-        ]
+        last: list[L.Callback] = [checkpoint("last", save_on_train_epoch_end=True, save_on_exception=True)]
         if self.checkpoint_every is not None:
-            last.append(ModelCheckpoint(**where, every_n_train_steps=self.checkpoint_every))
+            last.append(checkpoint("last", every_n_train_steps=self.checkpoint_every))
         if not validates:
             return last
-        best = ModelCheckpoint(
-            folder / "checkpoints",
-            filename="best",
-            monitor=self.monitor,
-            mode="max",
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
+        best = checkpoint("best", monitor=self.monitor, mode="max", save_on_train_epoch_end=True)
         stop = EarlyStopping(self.monitor, mode="max", patience=self.patience, check_on_train_epoch_end=True)
         return [stop, best, *last]

@@ -75,7 +75,8 @@ class RecommenderModule(L.LightningModule):
         """One loss value; its parts are logged."""
         loss, parts = self.objective(self.network, batch)
         for name, value in parts.items():
-            self.log(f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=name == "loss", batch_size=len(batch))
+            shown = name == "loss"
+            self.log(f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=shown, batch_size=len(batch))
         return loss
 
     def configure_optimizers(self) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -55,7 +55,7 @@ class CombinedOptimizer(Optimizer):
 def table_parameters(network: nn.Module) -> list[nn.Parameter]:
     """Weights of the embedding tables that ask for sparse gradients."""
     return [
-        module.weight
+        cast(nn.Parameter, module.weight)
         for module in network.modules()
         if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
     ]

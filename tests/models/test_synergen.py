@@ -33,7 +33,11 @@ def catalogue() -> Catalogue:
     return Catalogue(
         schema=SCHEMA, n_items=N_ITEMS, n_users=3, table_rows={"item_id": N_ITEMS + 1, "brand": 4, "words": 7},
         counts=torch.tensor([0, 5, 3, 1, 0, 2, 2, 1, 1, 9]),
-        jagged={"brand": (torch.arange(N_ITEMS) % 3 + 1, one), "tags": (words, offsets), "title": (words.flip(0), offsets)},
+        jagged={
+            "brand": (torch.arange(N_ITEMS) % 3 + 1, one),
+            "tags": (words, offsets),
+            "title": (words.flip(0), offsets),
+        },
         numeric={"price": torch.linspace(-1, 1, N_ITEMS + 1)},
     )  # fmt: skip
 
@@ -42,9 +46,8 @@ def batch(items: list[list[int]], times: list[list[int]] | None = None) -> Seque
     lengths = torch.tensor([len(row) for row in items])
     flat = torch.tensor([item for row in items for item in row], dtype=torch.int64)
     stamps = times if times is not None else [[1_500_000_000 + 86_400 * i for i in range(len(row))] for row in items]
-    return SequenceBatch.build(
-        torch.arange(1, len(items) + 1), lengths, flat, torch.tensor([t for row in stamps for t in row], dtype=torch.int64)
-    )  # fmt: skip
+    seconds = torch.tensor([t for row in stamps for t in row], dtype=torch.int64)
+    return SequenceBatch.build(torch.arange(1, len(items) + 1), lengths, flat, seconds)
 
 
 def network(catalogue: Catalogue, **arguments) -> SynerGen:

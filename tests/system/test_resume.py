@@ -68,7 +68,7 @@ def undisturbed(arguments, tmp_path_factory) -> dict[str, torch.Tensor]:
     return final(folder)
 
 
-@pytest.mark.parametrize("step", [8, 11, 15], ids=["mid-epoch", "after an epoch's first step", "at the end of an epoch"])
+@pytest.mark.parametrize("step", [8, 11, 15], ids=["mid-epoch", "first step of an epoch", "end of an epoch"])
 def test_killed_and_resumed_equals_undisturbed(arguments, undisturbed, tmp_path, step):
     assert run([*arguments, f"--job.folder={tmp_path}"], die_after=step) == -signal.SIGKILL
     assert run([*arguments, f"--job.folder={tmp_path}", "--job.resume=true"]) == 0
