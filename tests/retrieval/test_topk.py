@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numpy as np
@@ -178,6 +179,24 @@ def test_nothing_allowed_gives_padding() -> None:
     ):
         assert nothing.items.tolist() == [[0, 0, 0]] * 2
         assert (nothing.scores == -torch.inf).all()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_threads_share_the_users_and_are_given_back(threads: int) -> None:
+    table = torch.stack([torch.randperm(500, generator=torch.Generator().manual_seed(u)) for u in range(1100)]).float()
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        found = recommend(Vectors(table), batch_of(1100), 5)
+        after: list[int] = [torch.get_num_threads()]
+        thread = threading.Thread(target=lambda: after.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+    finally:
+        torch.set_num_threads(before)
+    table[:, 0] = -torch.inf
+    assert torch.equal(found.items, table.topk(5, 1).indices)
+    assert after == [threads, threads]
 
 
 def test_no_users() -> None:
