@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
@@ -15,8 +14,6 @@ from recsys.features.event_log import EventLog
 from recsys.features.prepare import DEFAULT_CACHE, prepare
 from recsys.features.schema import Schema
 
-CACHE_VARIABLE = "RECSYS_CACHE"
-
 
 def parser() -> ArgumentParser:
     """The arguments of the command."""
@@ -28,9 +25,7 @@ def parser() -> ArgumentParser:
     arguments.add_argument("--events", type=list[str] | str | None, help="Parquet or CSV: file, files, folder or glob")
     arguments.add_argument("--items", type=list[str] | str | None, help="side table of the items")
     arguments.add_argument("--users", type=list[str] | str | None, help="side table of the users")
-    arguments.add_argument(
-        "--cache", type=str, default=os.environ.get(CACHE_VARIABLE, str(DEFAULT_CACHE)), help="where logs are kept"
-    )
+    arguments.add_argument("--cache", type=str, default=str(DEFAULT_CACHE), help="where logs are kept ($RECSYS_CACHE)")
     arguments.add_argument("--memory_limit", type=str, default="1GB", help="what sorting may hold before it spills")
     return arguments
 

@@ -14,14 +14,14 @@ import duckdb
 
 from recsys.features.column_store import ColumnSink, FileSink, MemorySink
 from recsys.features.encoding import Progress, encode
-from recsys.features.event_log import FORMAT_VERSION, MANIFEST, EventLog
+from recsys.features.event_log import FORMAT_VERSION, MANIFEST, EventLog, EventLogError
 from recsys.features.schema import Entity, Schema
 from recsys.features.side_features import side_columns
 from recsys.features.staging import stage_events
 from recsys.features.tables import DataError, SourceTable, TableInput
 
-DEFAULT_CACHE = Path(".recsys/cache")
-"""Where prepared logs are kept when nothing else is said."""
+DEFAULT_CACHE = Path(os.environ.get("RECSYS_CACHE", ".recsys/cache"))
+"""Where prepared logs are kept when nothing else is said: `$RECSYS_CACHE`, or a folder of the working folder."""
 
 _SPILL = "spill"
 
@@ -141,9 +141,9 @@ def _publish(temporary: Path, final: Path) -> None:
     """Gives the finished log its name; another process may have been first with the same content."""
     try:
         temporary.rename(final)
-    except OSError:
+    except OSError as error:
         if not (final / MANIFEST).exists():
-            raise
+            raise EventLogError(f"{final}: cannot be written ({error}); delete the folder if it is there") from error
 
 
 def _temporary_prefix() -> str:

@@ -60,6 +60,7 @@ def test_the_order_of_rows_decides_nothing_but_ties() -> None:
     assert one.fingerprint != two.fingerprint
 
 
+@settings(deadline=None)
 @given(ROWS, st.lists(st.integers(1, 39), max_size=5))
 def test_merging_does_not_depend_on_where_chunks_are_cut(rows: list[tuple], cuts: list[int]) -> None:
     ordered = sorted((ord(user), time, rank, item) for user, item, time, rank in rows)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.features.jagged import JaggedColumn, expand_ranges
@@ -9,6 +9,7 @@ from recsys.features.jagged import JaggedColumn, expand_ranges
 lists = st.lists(st.lists(st.integers(0, 1000), max_size=5), min_size=1, max_size=8)
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 50), st.integers(0, 6)), max_size=10))
 def test_expand_ranges_equals_a_loop(ranges: list[tuple[int, int]]) -> None:
     start, lengths = np.array(ranges, dtype=np.int64).reshape(-1, 2).T
@@ -16,6 +17,7 @@ def test_expand_ranges_equals_a_loop(ranges: list[tuple[int, int]]) -> None:
     assert expand_ranges(start, lengths).tolist() == expected
 
 
+@settings(deadline=None)
 @given(lists, st.data())
 def test_gather_equals_picking_lists(rows: list[list[int]], data: st.DataObject) -> None:
     picked = data.draw(st.lists(st.integers(0, len(rows) - 1), max_size=10))

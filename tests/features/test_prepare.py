@@ -123,6 +123,13 @@ def test_an_error_leaves_nothing_behind(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_damaged_cache_is_named(tmp_path: Path) -> None:
+    log = prepare(SCHEMA, events(50), ITEMS, cache_dir=tmp_path)
+    (tmp_path / log.fingerprint / "manifest.json").unlink()
+    with pytest.raises(EventLogError, match=f"{log.fingerprint}: cannot be written"):
+        prepare(SCHEMA, events(50), ITEMS, cache_dir=tmp_path)
+
+
 def script(body: str) -> str:
     return textwrap.dedent(
         """

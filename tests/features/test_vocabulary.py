@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.features.vocabulary import HashBuckets, Vocabulary, stable_hash
@@ -19,6 +20,7 @@ raw_ids = st.one_of(
 )
 
 
+@settings(deadline=None)
 @given(raw_ids, st.randoms())
 def test_ids_count_the_smaller_values(values: list, random) -> None:
     shuffled = list(values)
@@ -30,10 +32,9 @@ def test_ids_count_the_smaller_values(values: list, random) -> None:
     assert len(vocabulary) == len(set(values)) == vocabulary.rows - 1
 
 
+@settings(deadline=None)
 @given(raw_ids)
 def test_saving_keeps_everything(values: list) -> None:
-    import tempfile
-
     vocabulary = Vocabulary.of(values, unknown_buckets=3)
     with tempfile.TemporaryDirectory() as folder:
         vocabulary.save(Path(folder) / "v.parquet")
