@@ -1,0 +1,162 @@
+"""The declared rows of the study: data set, protocol, model, settings and seeds of everything that is published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import Any
+
+STRICT, REFIT, GLOBAL_TIME = "leave_last_out_strict", "leave_last_out_refit", "global_time"
+SPLITS: dict[str, dict[str, Any]] = {
+    STRICT: {"class_path": "recsys.features.splits.LeaveLastOut"},
+    REFIT: {"class_path": "recsys.features.splits.LeaveLastOut", "init_args": {"refit": True}},
+    GLOBAL_TIME: {"class_path": "recsys.features.splits.GlobalTime"},
+}
+DATASETS = ("movielens_100k", "amazon_beauty", "amazon_sports")
+ABLATED = ("movielens_100k", "amazon_beauty")
+SEEDS = (0, 1, 2)
+BASELINES = {
+    "popularity": "Popularity",
+    "recent_popularity": "RecentPopularity",
+    "decayed_popularity": "DecayedPopularity",
+    "als": "ALS",
+    "bpr": "BPR",
+    "bm25": "BM25",
+    "cosine": "Cosine",
+    "tfidf": "TFIDF",
+}
+"""Name of the row -> class whose settings `recsys.evaluation.baselines` declares."""
+RANDOM_BASELINES = ("als", "bpr")
+"""Those that draw numbers, and so have a run per seed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: a model on a data set under a protocol.
+
+    Attributes:
+        dataset: name of the data set and of its recipe.
+        protocol: a key of `SPLITS`.
+        model: name of the row.
+        settings: arguments of `recsys fit` that differ from the recipe.
+        seeds: one run each.
+        note: what a reader must know of the settings.
+    """
+
+    dataset: str
+    protocol: str
+    model: str
+    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    seeds: tuple[int, ...] = SEEDS
+    note: str = ""
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether the library fits it without gradient steps."""
+        return self.model in BASELINES
+
+    @property
+    def name(self) -> str:
+        """`dataset/protocol/model`."""
+        return f"{self.dataset}/{self.protocol}/{self.model}"
+
+
+NETWORK, OBJECTIVE = "model.network.init_args", "model.objective.init_args"
+IDS_ALONE: dict[str, Any] = {f"{NETWORK}.side_features": False}
+
+TEMPERATURE = 0.05
+NEGATIVES = 256
+# The ablations of Beauty have 45 runs on two cores: a smaller model makes them affordable.
+ABLATION: dict[str, dict[str, Any]] = {
+    "movielens_100k": {},
+    "amazon_beauty": {
+        f"{NETWORK}.width": 64,
+        f"{NETWORK}.layers": 2,
+        f"{NETWORK}.heads": 2,
+        "trainer.max_epochs": 40,
+        "job.patience": 5,
+    }
+    | IDS_ALONE,
+}
+ABLATION_NOTE = {
+    "movielens_100k": "the recipe with this one part changed",
+    "amazon_beauty": "a smaller model than the recipe's: ids alone, width 64, 2 layers, 2 heads, at most 40 epochs",
+}
+
+
+def part(class_path: str, **init_args: Any) -> dict[str, Any]:
+    """The configuration of a class of this package."""
+    return {"class_path": f"recsys.{class_path}", "init_args": init_args}
+
+
+ROTARY = {
+    "none": "NoRotary",
+    "index": "IndexRotary",
+    "time": "TimeRotary",
+    "early_fusion": "EarlyFusion",
+    "split_by_dim": "SplitByDim",
+    "split_by_head": "SplitByHead",
+    "rote": "RoTE",
+}
+
+_INFO_NCE = part("losses.info_nce.InfoNCE", temperature=TEMPERATURE)
+_UNIFORM = part("features.negatives.Uniform", n=NEGATIVES)
+LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "info_nce_uniform": (_INFO_NCE, _UNIFORM),
+    # Every position has negatives of its own: fewer of them, or their vectors would take gigabytes.
+    "info_nce_uniform_per_position": (_INFO_NCE, part("features.negatives.Uniform", n=32, per_position=True)),
+    "info_nce_popularity": (_INFO_NCE, part("features.negatives.Popularity", n=NEGATIVES, alpha=0.5, corrected=True)),
+    "info_nce_in_batch": (_INFO_NCE, part("features.negatives.InBatch", n=NEGATIVES, corrected=True)),
+    "info_nce_mixed": (
+        _INFO_NCE,
+        part(
+            "features.negatives.Mixed",
+            samplers=[
+                part("features.negatives.Uniform", n=NEGATIVES // 2),
+                part("features.negatives.InBatch", n=NEGATIVES // 2),
+            ],
+            corrected=True,
+        ),
+    ),
+    "full_softmax": (part("losses.full_softmax.FullSoftmax", temperature=TEMPERATURE), _UNIFORM),
+    "bce": (part("losses.bce.BCE", temperature=TEMPERATURE), _UNIFORM),
+    "gbce": (part("losses.gbce.GBCE", temperature=TEMPERATURE), _UNIFORM),
+}
+"""Name -> loss and negatives."""
+
+
+def rows() -> list[Row]:
+    """Every declared row, the main models and baselines first."""
+    table: list[Row] = []
+    for dataset in DATASETS:
+        for protocol in SPLITS:
+            table.append(Row(dataset, protocol, "synergen"))
+            table.append(Row(dataset, protocol, "synergen_id", IDS_ALONE, note="ids alone, no side features"))
+            for name in BASELINES:
+                table.append(Row(dataset, protocol, name, seeds=SEEDS if name in RANDOM_BASELINES else SEEDS[:1]))
+    for dataset in ABLATED:
+        base, note = ABLATION[dataset], ABLATION_NOTE[dataset]
+        for name, kind in ROTARY.items():
+            settings = base | {f"{NETWORK}.rotary": part(f"models.rotary.{kind}")}
+            table.append(Row(dataset, STRICT, f"rotary_{name}", settings, note=note))
+        for name, (loss, negatives) in LOSSES.items():
+            settings = base | {f"{OBJECTIVE}.loss": loss, f"{OBJECTIVE}.negatives": negatives}
+            table.append(Row(dataset, STRICT, f"loss_{name}", settings, note=note))
+    return table
+
+
+def selected(dataset: str = "*", protocol: str = "*", model: str = "*") -> list[Row]:
+    """The rows whose names match the globs.
+
+    Raises:
+        ValueError: none does.
+    """
+    found = [
+        row
+        for row in rows()
+        if fnmatchcase(row.dataset, dataset) and fnmatchcase(row.protocol, protocol) and fnmatchcase(row.model, model)
+    ]
+    if not found:
+        raise ValueError(f"no row matches {dataset}/{protocol}/{model}; `--list` shows all")
+    return found
