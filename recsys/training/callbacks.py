@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from types import FrameType
 from typing import Any
 
@@ -21,59 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from recsys.features.batch import SequenceBatch
-
-_STATUS = Path("/proc/self/status")
-
-
-def peak_rss_mib() -> float:
-    """The most memory this process has held, in MiB.
-
-    Linux tells it per program in `/proc/self/status`; what `getrusage` says there may be the peak of the process that
-    started this one, and is used elsewhere only.
-    """
-    if _STATUS.exists():
-        for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 2**20 if sys.platform == "darwin" else peak / 1024
-
-
-def peak_gpu_mib() -> float | None:
-    """The most memory torch has held on one GPU, in MiB; None where there is no GPU in use."""
-    if not torch.cuda.is_initialized():
-        return None
-    return max(torch.cuda.max_memory_allocated(i) for i in range(torch.cuda.device_count())) / 2**20
-
-
-@dataclass
-class Work:
-    """Training that was done.
-
-    Attributes:
-        sequences: training sequences.
-        events: input events in them.
-        slots: places of the padded batches, `sum of batch size x longest sequence`.
-        seconds: spent in training steps and the loading of their batches; without validation.
-    """
-
-    sequences: int = 0
-    events: int = 0
-    slots: int = 0
-    seconds: float = 0.0
-
-    @property
-    def sequences_per_s(self) -> float:
-        """Training speed; 0 before anything was done."""
-        return self.sequences / self.seconds if self.seconds else 0.0
-
-    @property
-    def padded_share(self) -> float:
-        """Share of the slots that held no event."""
-        return 1.0 - self.events / self.slots if self.slots else 0.0
-
-    def __add__(self, other: Work) -> Work:
-        return Work(*(a + b for a, b in zip(asdict(self).values(), asdict(other).values(), strict=True)))
+from recsys.training.usage import Work, peak_gpu_mib, peak_rss_mib
 
 
 class Throughput(L.Callback):

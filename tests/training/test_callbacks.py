@@ -15,7 +15,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from recsys.features.batch import SequenceBatch
-from recsys.training.callbacks import GracefulStop, Throughput, Work, interruptible, peak_rss_mib
+from recsys.training.callbacks import GracefulStop, Throughput, interruptible
+from recsys.training.usage import Work, peak_rss_mib
 
 LENGTHS = [[3, 1, 2], [5, 5], [4, 1, 1]]  # of the sequences of three batches
 STEP_S = 0.02

@@ -1,0 +1,253 @@
+"""Prints what a run's model recommends, by title, to users of its log or for a history that is typed in.
+
+recsys recommend RUN --user 17 --user 42    beside their last events
+recsys recommend RUN --items 50 181 --k 5   for somebody who had these items, oldest first; needs no log
+
+Seen items are left out. `--allow` and `--deny` take item ids, or `@FILE` with one id a line.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jsonargparse import ArgumentParser
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from recsys.tracking.record import RunError
+from recsys.tracking.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    import torch
+
+    from recsys.features.event_log import EventLog
+    from recsys.features.vocabulary import Vocabulary
+    from recsys.tracking.bundle import Bundle, History
+
+_SHOWN = 5
+
+
+class RequestError(ValueError):
+    """Something that was asked for cannot be given; the message names it."""
+
+
+def parser() -> ArgumentParser:
+    """The arguments of the command."""
+    arguments = ArgumentParser("recsys recommend", description=__doc__, default_env=True, env_prefix="RECSYS_RECOMMEND")
+    arguments.add_argument("--config", action="config", help="YAML file with these arguments")
+    arguments.add_argument("run", type=str, help="folder of a run")
+    arguments.add_argument("--user", type=str, nargs="+", action="extend", help="id of a user, as in the source")
+    arguments.add_argument("--items", type=str, nargs="+", help="ids of a history's items, oldest first")
+    arguments.add_argument("--k", type=int, default=10, help="number of items")
+    arguments.add_argument("--history", type=int, default=5, help="last events to show of each user")
+    arguments.add_argument("--seen", action="store_true", help="recommend seen items too")
+    arguments.add_argument("--allow", type=str, nargs="+", help="only these items")
+    arguments.add_argument("--deny", type=str, nargs="+", help="none of these items")
+    arguments.add_argument("--log", type=str | None, help="the prepared log, if it is not where the run had it")
+    arguments.add_argument("--json", action="store_true", help="print JSON")
+    return arguments
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command.
+
+    Args:
+        argv: its arguments; None reads the command line.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        RunError: model or log are not there.
+        RequestError: an id is not of the log, or no item may be given.
+    """
+    arguments = parser()
+    given = arguments.parse_args(argv).as_dict()
+    if not given["user"] and not given["items"]:
+        arguments.error("name users (--user), or the items of a history (--items)")
+    if given["k"] < 1 or given["history"] < 0:
+        arguments.error("--k must be at least 1, --history at least 0")
+    from recsys.tracking.bundle import Bundle
+
+    run = RunFolder(Path(given["run"]))
+    if not run.model.is_dir():
+        raise RunError(f"{run.path}: no saved model (the run is {run.record.status}); `recsys fit` saves one")
+    bundle = Bundle.load(run.model)
+    asked: list[tuple[str | None, History]] = []
+    if given["items"]:
+        asked.append((None, bundle.history(known_items(bundle, given["items"], "--items"))))
+    if given["user"]:
+        log = user_log(run, given["log"])
+        asked += [(user, history_of(log, user)) for user in given["user"]]
+    answers = bundle.recommend(
+        [history for _, history in asked],
+        given["k"],
+        filter_seen=not given["seen"],
+        allow=id_list(bundle, given["allow"], "--allow"),
+        deny=id_list(bundle, given["deny"], "--deny"),
+    )
+    results = [
+        describe(bundle, user, history, items, scores, given["history"])
+        for (user, history), items, scores in zip(asked, answers.items.tolist(), answers.scores.tolist(), strict=True)
+    ]
+    if given["json"]:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+    else:
+        print_results(results, given["k"])
+    return 0
+
+
+def user_log(run: RunFolder, folder: str | None) -> EventLog:
+    """The log in which users are looked up.
+
+    Raises:
+        RunError: it is not there, or is another log.
+    """
+    try:
+        return run.log(folder)
+    except RunError as error:
+        raise RunError(f"{error}; without the log, type the history in: `--items ID ...`") from None
+
+
+def raw_ids(vocabulary: Vocabulary, words: Sequence[str], option: str) -> list[Any]:
+    """Words of the command line as raw ids.
+
+    Raises:
+        RequestError: the ids of the log are integers, and a word is none.
+    """
+    if vocabulary.values.dtype != np.int64:
+        return list(words)
+    wrong = [word for word in words if not re.fullmatch(r"-?\d{1,18}", word)]
+    if wrong:
+        raise RequestError(f"{option}: ids of this log are integers, not {shown(wrong)}")
+    return [int(word) for word in words]
+
+
+def history_of(log: EventLog, user: str) -> History:
+    """The events of a user; none for one the log does not know."""
+    from recsys.tracking.bundle import History
+
+    found = int(log.users.encode(raw_ids(log.users, [user], "--user"))[0])
+    return History.of_user(log, found if found <= log.n_users else 0)
+
+
+def encode_items(bundle: Bundle, words: Sequence[str], option: str) -> tuple[NDArray[np.int64], list[str]]:
+    """Ids of items, and the words that name none."""
+    ids = bundle.items.encode(raw_ids(bundle.items, words, option))
+    known = (ids > 0) & (ids <= bundle.model.n_items)
+    return ids[known], [word for word, found in zip(words, known, strict=True) if not found]
+
+
+def known_items(bundle: Bundle, words: Sequence[str], option: str) -> NDArray[np.int64]:
+    """Ids of items.
+
+    Raises:
+        RequestError: the model does not know one of them.
+    """
+    ids, unknown = encode_items(bundle, words, option)
+    if unknown:
+        raise RequestError(f"{option}: the model does not know {shown(unknown)}")
+    return ids
+
+
+def id_list(bundle: Bundle, words: Sequence[str] | None, option: str) -> torch.Tensor | None:
+    """Ids of a list of allowed or denied items; ids that the model does not know are counted on stderr.
+
+    Raises:
+        RequestError: a file is missing, or an allow list leaves nothing.
+    """
+    import torch
+
+    if words is None:
+        return None
+    listed = [line for word in words for line in (lines(word[1:], option) if word.startswith("@") else [word])]
+    ids, unknown = encode_items(bundle, listed, option)
+    if option == "--allow" and not len(ids):
+        raise RequestError(f"{option}: the model knows none of the {len(listed)} items")
+    if unknown:
+        print(f"{option}: {len(unknown)} of {len(listed)} ids are unknown: {shown(unknown)}", file=sys.stderr)
+    return torch.from_numpy(ids)
+
+
+def lines(path: str, option: str) -> list[str]:
+    """The lines of a file that are not empty.
+
+    Raises:
+        RequestError: it cannot be read.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{option}: {path} cannot be read ({error})") from None
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def shown(words: Sequence[str]) -> str:
+    """The first few words, and how many more there are."""
+    more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
+    return ", ".join(f"`{word}`" for word in words[:_SHOWN]) + more
+
+
+def describe(
+    bundle: Bundle, user: str | None, history: History, items: list[int], scores: list[float], last: int
+) -> dict[str, Any]:
+    """One answer as plain values; items newest first in the history, best first in the list."""
+    past = range(len(history.items) - 1, max(len(history.items) - last, 0) - 1, -1)
+    return {
+        "user": user,
+        "known": user is None or history.user > 0,
+        "events": len(history.items),
+        "history": [
+            named(bundle, int(history.items[i]))
+            | ({} if user is None else {"time": datetime.fromtimestamp(int(history.times[i]), UTC).isoformat()})
+            for i in past
+        ],
+        "recommendations": [
+            named(bundle, item) | {"score": score} for item, score in zip(items, scores, strict=True) if item
+        ],
+    }
+
+
+def named(bundle: Bundle, item: int) -> dict[str, Any]:
+    """Raw id and title of an item."""
+    return {"item": bundle.items.decode([item]).tolist()[0], "title": bundle.title(item)}
+
+
+def print_results(results: Sequence[dict[str, Any]], k: int) -> None:
+    """Prints two tables for each answer: what was, and what is recommended."""
+    console = Console()
+    for result in results:
+        who = "this history" if result["user"] is None else f"user {result['user']}"
+        if not result["known"]:
+            console.print(f"{who} is not in the log: these are the popular items of the training data", markup=False)
+        else:
+            past = Table(
+                title=f"{who}: last {len(result['history'])} of {result['events']} events", title_justify="left"
+            )
+            for column in ("when", "item", "title"):
+                past.add_column(column)
+            for event in result["history"]:
+                past.add_row(event.get("time", "")[:10], Text(str(event["item"])), Text(event["title"]))
+            console.print(past)
+        table = Table(title=escape(f"recommendations for {who}"), title_justify="left")
+        table.add_column("rank", justify="right")
+        table.add_column("item")
+        table.add_column("title")
+        table.add_column("score", justify="right")
+        for rank, item in enumerate(result["recommendations"], 1):
+            table.add_row(str(rank), Text(str(item["item"])), Text(item["title"]), f"{item['score']:.4f}")
+        console.print(table)
+        if len(result["recommendations"]) < k:
+            console.print(
+                f"only {len(result['recommendations'])} items could be given: the others are seen or not allowed"
+            )

@@ -1,0 +1,97 @@
+"""A model with what serving needs: complete after a round trip, and asked in the way it was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys.features.event_log import EventLog
+from recsys.features.schema import Schema
+from recsys.features.splits import GlobalTime
+from recsys.models.artefact import ArtefactError, save_model
+from recsys.models.popularity import Popularity
+from recsys.tracking.bundle import Bundle, History, usual_gap
+
+EVENTS = [(0, 30, 100), (0, 31, 110), (0, 30, 150), (1, 32, 90), (2, 31, 10), (2, 33, 70), (2, 34, 95), (2, 30, 400)]
+
+
+@pytest.fixture
+def log() -> EventLog:
+    items = pd.DataFrame({"item_id": [30, 31, 32, 33], "name": ["A", "B", "C", None]})
+    frame = pd.DataFrame(EVENTS, columns=["user_id", "item_id", "timestamp"])
+    return EventLog.from_frame(frame, Schema(name="toy", title="name"), items)
+
+
+@pytest.fixture
+def bundle(log: EventLog) -> Bundle:
+    split = GlobalTime(0.2, 0.0)(log)
+    model = Popularity()
+    model.fit(split)
+    return Bundle.of(model, log, split.hash, max_length=2)
+
+
+def test_round_trip(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "model")
+    again = Bundle.load(tmp_path / "model")
+    for name in ("schema", "max_length", "gap", "fingerprint", "split_hash"):
+        assert getattr(again, name) == getattr(bundle, name), name
+    assert again.items.values.equals(bundle.items.values)
+    assert [again.title(item) for item in range(1, 6)] == ["A", "B", "C", "33", "34"]
+    asked = [bundle.history(np.array([1, 2]))]
+    assert again.recommend(asked, 3).items.equal(bundle.recommend(asked, 3).items)
+
+
+def test_raw_ids_stand_for_titles_that_are_not_there(bundle: Bundle, tmp_path: Path) -> None:
+    Bundle(**{**vars(bundle), "titles": None}).save(tmp_path / "model")
+    again = Bundle.load(tmp_path / "model")
+    assert again.titles is None and again.title(1) == "30"
+
+
+def test_altered_and_incomplete_folders_are_refused(bundle: Bundle, tmp_path: Path) -> None:
+    bundle.save(tmp_path / "model")
+    (tmp_path / "model" / "serving.json").write_text("{}")
+    with pytest.raises(ArtefactError, match=r"serving.json: altered"):
+        Bundle.load(tmp_path / "model")
+    save_model(bundle.model, tmp_path / "bare")
+    with pytest.raises(ArtefactError, match=r"serving.json: missing"):
+        Bundle.load(tmp_path / "bare")
+
+
+def test_gap_is_the_median_between_events_of_one_user(log: EventLog) -> None:
+    gaps = [10, 40, 60, 25, 305]  # within users 0 and 2; never from one user to the next
+    assert usual_gap(log) == int(np.median(gaps))
+    alone = pd.DataFrame({"user_id": [1, 2], "item_id": [1, 1], "timestamp": [5, 9]})
+    assert usual_gap(EventLog.from_frame(alone, Schema(name="toy"))) == 0
+
+
+def test_histories(log: EventLog, bundle: Bundle) -> None:
+    user = int(log.users.encode([2])[0])
+    history = History.of_user(log, user)
+    assert log.items.decode(history.items).tolist() == [31, 33, 34, 30]
+    assert history.times.tolist() == [10, 70, 95, 400] and history.user == user
+    nobody = History.of_user(log, 0)
+    assert len(nobody.items) == len(nobody.times) == 0
+    typed = bundle.history(np.array([3, 1]))
+    assert np.diff(typed.times).tolist() == [bundle.gap] and typed.user == 0
+
+
+def test_model_reads_the_newest_events_and_the_filter_knows_all(bundle: Bundle, log: EventLog) -> None:
+    class Spy(Popularity):
+        def user_vectors(self, batch):
+            self.batch = batch
+            return super().user_vectors(batch)
+
+    spy = Spy()
+    spy.tensors = bundle.model.state()
+    asked = Bundle(**{**vars(bundle), "model": spy})
+    long, empty = History.of_user(log, int(log.users.encode([2])[0])), History.of_user(log, 0)
+    answer = asked.recommend([long, empty], 5)
+    assert spy.batch.lengths.tolist() == [2, 0]
+    assert spy.batch.item_id.tolist() == long.items[-2:].tolist()
+    assert spy.batch.timestamp.tolist() == long.times[-2:].tolist()
+    assert answer.items[0].tolist() == [*log.items.encode([32]), 0, 0, 0, 0]  # all others were seen
+    assert sorted(answer.items[1].tolist()) == [1, 2, 3, 4, 5]
+    assert len(set(asked.recommend([long], 5, filter_seen=False).items[0].tolist()) - {0}) == 5
