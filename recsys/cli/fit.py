@@ -7,10 +7,6 @@ Every argument can stand in the YAML file, in the environment (RECSYS_FIT_TRAINE
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from recsys.training.job import Job
 
 
 def main(argv: list[str]) -> int:
@@ -22,28 +18,20 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code.
     """
-    from recsys.cli.fit_job import FitCLI, finish, train
+    from recsys.cli.fit_job import FitCLI, run
 
-    cli = FitCLI(args=with_recipe_paths(argv))
-    job: Job = cli.config_init.job
-    train(cli, job)
-    finish(cli, job)
+    run(FitCLI(args=with_recipe_paths(argv)))
     return 0
 
 
 def with_recipe_paths(argv: list[str]) -> list[str]:
-    """Replaces the name of a recipe after `--config` by its file; files stay as they are."""
+    """Replaces the name of an experiment recipe after `--config` by its file; files stay as they are."""
     from recsys.cli.recipes import find_recipes, resolve
 
     out = list(argv)
     for place, word in enumerate(argv[:-1]):
         name = argv[place + 1]
         if word in ("--config", "-c") and not Path(name).exists():
-            recipes = find_recipes()
+            recipes = {full: path for full, path in find_recipes().items() if full.startswith("experiments/")}
             out[place + 1] = str(recipes[resolve(name, recipes)])
     return out
-
-
-def arguments(config: Any) -> dict[str, Any]:
-    """The resolved configuration as plain nested dictionaries."""
-    return dict(config.as_dict())

@@ -2,23 +2,37 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import warnings
 from typing import Any
 
 import lightning as L
 import pandas as pd
+import yaml
 from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
-from recsys.cli.outcome import best_network, judge, pictures
+from recsys.cli.outcome import best_network, draw, judge, pictures
 from recsys.evaluation.report import results_table
 from recsys.evaluation.validation import RankingValidation
-from recsys.models.artefact import save_model
+from recsys.tracking.bundle import Bundle
+from recsys.tracking.record import RunRecord
+from recsys.tracking.run_folder import RunFolder
+from recsys.tracking.tracked import tracked
+from recsys.training.callbacks import interruptible
 from recsys.training.data import EventLogData
 from recsys.training.job import Job
 from recsys.training.module import RecommenderModule
+
+
+def silence() -> None:
+    """Keeps to itself what the libraries say at every start and nobody can act on."""
+    for logger in ("lightning.pytorch.utilities.rank_zero", "torch.fx._symbolic_trace"):
+        logging.getLogger(logger).setLevel(logging.WARNING if "lightning" in logger else logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
+    warnings.filterwarnings("ignore", message=".*does not have many workers")
 
 
 class FitCLI(LightningCLI):
@@ -35,7 +49,7 @@ class FitCLI(LightningCLI):
                 auto_configure_optimizers=False,
                 save_config_callback=None,
                 seed_everything_default=0,
-                trainer_defaults={"max_epochs": 50, "accelerator": "auto", "devices": 1, "logger": False},
+                trainer_defaults={"max_epochs": 50, "devices": 1, "logger": False},
                 parser_kwargs={"prog": "recsys fit", "default_env": True, "env_prefix": "RECSYS_FIT"},
             )
 
@@ -47,6 +61,7 @@ class FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with the job's callbacks; validation comes first, because the others monitor what it logs."""
+        silence()
         init: Any = self.config_init
         job: Job = init.job
         self.folder = job.run_folder()
@@ -62,26 +77,49 @@ class FitCLI(LightningCLI):
         return L.Trainer(**config | kwargs)
 
 
+def run(cli: FitCLI) -> None:
+    """Trains, saves the best model, judges it beside its baselines, and tells the run folder, MLflow and people."""
+    job: Job = cli.config_init.job
+    data, folder = cli.datamodule, RunFolder(cli.folder)
+    resolved = cli.parser.dump(cli.config, skip_none=False)
+    folder.save_config(resolved)
+    record = RunRecord.of(
+        name=job.name,
+        model=_name_of(cli),
+        config=yaml.safe_load(resolved),
+        split=data.split,
+        rule=data.rule,
+        log_folder=data.cache / data.log.fingerprint,
+        seeds={"all": data.seed},
+        previous=RunRecord.read(folder.path) if job.resume else None,
+    )
+    with tracked(cli.trainer, record, folder, mlflow=job.track) as mlflow:
+        train(cli, job)
+        network = best_network(cli.model, folder.path)
+        Bundle.of(network, data.log, data.split.hash, data.max_length).save(folder.model)
+        evaluations = judge(network, data, job, record.model)
+        for evaluation in evaluations:
+            evaluation.save(folder.evaluation(evaluation.model))
+        curves = pd.DataFrame(cli.config_init.validation.history)
+        draw(pictures(evaluations, curves, job.monitor.removeprefix("val/"), min(job.ks)), folder.path / "plots")
+        if mlflow is not None:
+            mlflow.log_evaluations(evaluations)
+    console = Console()
+    console.print(results_table(evaluations))
+    console.print(f"run      {folder.path}", highlight=False)
+    console.print(f"pictures {folder.path / 'plots'}", highlight=False)
+    if record.mlflow is not None:
+        console.print(f"MLflow   {record.mlflow['uri']}, run {record.mlflow['run']}; see it with", highlight=False)
+        console.print(f"         mlflow ui --backend-store-uri {record.mlflow['uri']}", highlight=False, soft_wrap=True)
+
+
 def train(cli: FitCLI, job: Job) -> None:
     """Trains to the end, or to Ctrl-C, which leaves a checkpoint to resume from."""
     checkpoint = job.checkpoint(cli.folder) if job.resume else None
-    cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    with interruptible(cli.trainer):
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
 
 
-def finish(cli: FitCLI, job: Job) -> None:
-    """Saves the best model, judges it beside its baselines, and prints and draws what came out."""
-    folder, data = cli.folder, cli.datamodule
-    network = best_network(cli.model, folder)
-    save_model(network, folder / "model")
-    evaluations = judge(network, data, job, seed=data.seed)
-    for evaluation in evaluations:
-        evaluation.save(folder / "evaluation" / evaluation.model)
-    validation: RankingValidation = cli.config_init.validation
-    curves = pd.DataFrame(validation.history)
-    metric = job.monitor.removeprefix("val/")
-    (folder / "plots").mkdir(exist_ok=True)
-    for name, figure in pictures(evaluations, curves, metric, max(job.ks)).items():
-        figure.savefig(folder / "plots" / name, dpi=150)
-    console = Console()
-    console.print(results_table(evaluations))
-    console.print(f"run: {folder}", highlight=False)
+def _name_of(cli: FitCLI) -> str:
+    """What the model is called in tables: the name of its class."""
+    return str(cli.config.model.network.class_path).rpartition(".")[2]

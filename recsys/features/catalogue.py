@@ -42,12 +42,12 @@ class Catalogue:
     def from_split(cls, split: Split, max_length: int = 50) -> Catalogue:
         """The catalogue of a log, with item counts of the training part of `split` alone."""
         log = split.log
-        counts = torch.from_numpy(split.train_counts()).long()
+        counts = torch.tensor(split.train_counts(), dtype=torch.int64)
         jagged = {
-            name: (torch.as_tensor(column.values).long(), torch.as_tensor(column.offsets).long())
+            name: (torch.tensor(column.values, dtype=torch.int64), torch.tensor(column.offsets, dtype=torch.int64))
             for name, column in log.item_features.items()
         }
-        numeric = {name: torch.as_tensor(values).float() for name, values in log.item_numeric.items()}
+        numeric = {name: torch.tensor(values, dtype=torch.float32) for name, values in log.item_numeric.items()}
         return cls(log.schema, log.n_items, log.n_users, dict(log.table_rows), counts, max_length, jagged, numeric)
 
     def config(self) -> dict[str, Any]:
