@@ -51,7 +51,7 @@ class TrainingBatches:
 
     A window is up to `max_length` consecutive events of one user, each with the event after it as target. Users with
     a longer history give one window that ends at their last training event, and further ones `stride` events earlier
-    each (None: only the last).
+    each (None: only the last; at most `max_length`, so that every event stands in one).
 
     Windows are shuffled, sorted by length with ties left in shuffled order, cut into batches, and the batches are
     shuffled: almost nothing is padded, and every epoch groups other users. The order is a function of the seed and the
@@ -61,6 +61,8 @@ class TrainingBatches:
     def __init__(self, split: Split, batch_size: int, max_length: int, stride: int | None = None, seed: int = 0):
         if batch_size < 1 or max_length < 1 or (stride is not None and stride < 1):
             raise ValueError("batch_size, max_length and stride must be positive")
+        if stride is not None and stride > max_length:
+            raise ValueError(f"stride {stride} exceeds max_length {max_length}: events between windows would be lost")
         self.log, self.batch_size, self.max_length, self.seed = split.log, batch_size, max_length, seed
         self.users, self.start, self.end = _windows(split.train_start, split.train_end, max_length, stride)
         if not len(self.users):
