@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from torch import Tensor
 
 from recsys.features.batch import SequenceBatch
@@ -131,13 +131,16 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
     is left by those of the trainer's callbacks that save on an exception.
 
     Args:
-        trainer: gets a `GracefulStop` before its other callbacks.
+        trainer: gets a `GracefulStop` among its callbacks.
 
     Raises:
         KeyboardInterrupt: training was interrupted.
     """
     stop = GracefulStop()
-    trainer.callbacks.insert(0, stop)  # type: ignore[attr-defined]
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    # The others see the whole step before it stops; those that save come last, and see that it did.
+    savers = (place for place, callback in enumerate(callbacks) if isinstance(callback, Checkpoint))
+    callbacks.insert(next(savers, len(callbacks)), stop)
 
     def ask(number: int, frame: FrameType | None) -> None:
         if stop.asked:
@@ -157,4 +160,4 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
     finally:
         if listens:
             signal.signal(signal.SIGINT, before)
-        trainer.callbacks.remove(stop)  # type: ignore[attr-defined]
+        callbacks.remove(stop)

@@ -131,7 +131,8 @@ def test_peak_memory_stays_when_memory_is_freed():
 def test_ctrl_c_stops_after_the_step_and_leaves_a_checkpoint(tmp_path, capfd):
     module = Slow()
     module.interrupt_at = 4  # the second step of the second epoch
-    job = trainer(tmp_path, checkpoint(tmp_path, every_n_epochs=1))
+    throughput = Throughput()
+    job = trainer(tmp_path, throughput, checkpoint(tmp_path, every_n_epochs=1))
     handler = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), interruptible(job):
         job.fit(module, Batches())
@@ -141,11 +142,13 @@ def test_ctrl_c_stops_after_the_step_and_leaves_a_checkpoint(tmp_path, capfd):
     left = saved(tmp_path)
     assert left["global_step"] == 5
     assert float(left["state_dict"]["weight"]) == 5  # the step was finished
+    assert throughput.total.sequences == 8 + 5
 
-    again = Slow()
-    job = trainer(tmp_path)
+    again, throughput = Slow(), Throughput()
+    job = trainer(tmp_path, throughput)
     with interruptible(job):
         job.fit(again, Batches(), ckpt_path=tmp_path / "last.ckpt")
+    assert throughput.total.sequences == 8 + 8
     assert job.global_step == 6 and float(again.weight.detach()) == 6
 
 
