@@ -28,7 +28,8 @@ class RetrievalObjective(nn.Module):
         self.negatives = negatives if negatives is not None else Uniform(512)
 
     def setup(self, catalogue: Catalogue, seed: int, device: torch.device) -> None:
-        """Fits the sampler to the catalogue; called once before training."""
+        """Fits sampler and loss to the catalogue; called once before training."""
+        self.loss.setup(catalogue.n_items)
         self.negatives.setup(catalogue.n_items, catalogue.counts, seed, device)
 
     def forward(self, network: SequenceNetwork, batch: SequenceBatch) -> LossOutput:
