@@ -1,8 +1,8 @@
 """Prints the results of a finished run, makes them again, or compares two runs.
 
-`recsys evaluate RUN` prints the table of the run's models with intervals; `--recompute` first ranks again with the saved
-model and data, and replaces the model's evaluation. `recsys evaluate --compare RUN_A RUN_B` is a paired bootstrap of
-B - A over the same users; to compare with a baseline, name its evaluation: `--compare RUN/evaluation/Popularity RUN`.
+`recsys evaluate RUN` prints the table of the run's models with intervals; `--recompute` first ranks again with the
+saved model and data, and replaces the model's evaluation. `recsys evaluate --compare RUN_A RUN_B` is a paired bootstrap
+of B - A over the same users; to compare with a baseline, name its evaluation: `RUN/evaluation/Popularity`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Prints what a run's model recommends, by title, to users of its log or for a history that is typed in.
 
-`recsys recommend RUN --user 17 --user 42` shows their last events beside it; `recsys recommend RUN --items 50 181` answers
-somebody who had these items, oldest first, and needs no log. Seen items are left out. `--allow` and `--deny` take item
-ids, or `@FILE` with one id a line.
+`recsys recommend RUN --user 17 --user 42` shows their last events beside it; `recsys recommend RUN --items 50 181`
+answers somebody who had these items, oldest first, and needs no log. Seen items are left out. `--allow` and `--deny`
+take item ids, or `@FILE` with one id a line.
 """
 
 from __future__ import annotations
