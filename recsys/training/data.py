@@ -40,7 +40,7 @@ class EventLogData(L.LightningDataModule):
         seed: of the shuffling and of the negatives.
 
     Raises:
-        DataSourceError: not exactly one of `dataset` and `schema` is given.
+        DataSourceError: not exactly one of `dataset` and `schema` is given, or tables beside `dataset`.
     """
 
     def __init__(
@@ -62,6 +62,9 @@ class EventLogData(L.LightningDataModule):
             raise DataSourceError("name the data once: `data.dataset`, or `data.schema` with `data.events`")
         if schema is not None and events is None:
             raise DataSourceError(f"`data.schema: {schema}` needs `data.events`, the files that it describes")
+        tables = {"events": events, "items": items, "users": users}
+        if dataset is not None and (given := [f"`data.{name}`" for name, table in tables.items() if table is not None]):
+            raise DataSourceError(f"`data.dataset: {dataset}` brings its own tables; leave out {', '.join(given)}")
         self.dataset, self.schema, self.events, self.items, self.users = dataset, schema, events, items, users
         self.cache = Path(cache)
         self.rule = split if split is not None else GlobalTime()
