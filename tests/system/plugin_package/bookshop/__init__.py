@@ -1,0 +1,1 @@
+"""What the bookshop adds to recsys."""
