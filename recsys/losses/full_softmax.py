@@ -10,10 +10,11 @@ from torch.autograd.function import once_differentiable
 
 from recsys.losses.base import LossOutput, RetrievalLoss, full_precision
 
-BLOCK_BYTES = 2**20
-"""A block of logits stays in the processor's cache while it is exponentiated and summed."""
-MAX_ROWS = 256
-"""Rows of a chunk, when the budget allows; more make the blocks too narrow."""
+BLOCK_BYTES = 2**23
+"""On a CPU a block of logits stays in the last cache while it is exponentiated and summed; smaller blocks cost more
+waiting of threads for each other than they save, the more so on a busy machine."""
+MAX_ROWS = 128
+"""Rows of a chunk on a CPU, when the budget allows more; the blocks would become too narrow."""
 
 
 class FullSoftmax(RetrievalLoss):
@@ -94,7 +95,9 @@ class _CatalogueCrossEntropy(torch.autograd.Function):
         with_grad: bool,
     ) -> Tensor:
         matrix = items.to(torch.bfloat16) if bf16 else full_precision(items)
-        chunk = max(1, min(MAX_ROWS, budget // (matrix.shape[0] * matrix.element_size())))
+        chunk = max(1, budget // (matrix.shape[0] * matrix.element_size()))
+        if matrix.device.type == "cpu":
+            chunk = min(chunk, MAX_ROWS)
         kept = matrix.new_empty(min(chunk, queries.shape[0]) * matrix.shape[0])
         loss, by_query, by_item = weight.new_zeros(()), [], weight.new_zeros(items.shape if with_grad else 0)
         for start in range(0, queries.shape[0], chunk):
@@ -126,7 +129,7 @@ def _exponentials(queries: Tensor, items: Tensor, kept: Tensor) -> tuple[list[Te
         The blocks `[c, b]` (views of `kept`), the largest logits `[blocks, c]` and the log of the sums `[c]`.
     """
     rows, columns = queries.shape[0], items.shape[0]
-    width = max(1, BLOCK_BYTES // (rows * queries.element_size()))
+    width = max(1, BLOCK_BYTES // (rows * queries.element_size())) if items.device.type == "cpu" else columns
     blocks, tops, sums = [], [], []
     short = queries.to(items.dtype)
     for start in range(0, columns, width):
