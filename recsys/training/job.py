@@ -29,7 +29,7 @@ class Job:
         folder: of this run. None makes `runs/<name>-<date>`.
         resume: continue the run in `folder` from its last checkpoint.
         monitor: value of the validation by which checkpoints are chosen; the highest wins.
-        patience: validations without a better value before training stops.
+        patience: epochs without a better value before training stops.
         checkpoint_every: training steps between checkpoints, beside the one at the end of each epoch. None: no others.
         ks: list lengths of the final metrics.
         filter_seen: leave items of the history out of the lists.
