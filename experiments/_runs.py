@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -67,8 +67,7 @@ class Run:
         """The run that must be finished before this one: a refit takes its epochs from the strict run of its seed."""
         if self.row.protocol != REFIT or self.row.is_baseline:
             return None
-        strict = Row(self.row.dataset, STRICT, self.row.model, self.row.settings, self.row.seeds, self.row.note)
-        return Run(strict, self.seed, self.root, self.extra)
+        return replace(self, row=replace(self.row, protocol=STRICT))
 
     def settings(self) -> dict[str, Any]:
         """Arguments of the process beside its folder.
