@@ -18,8 +18,9 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code.
     """
-    from recsys.cli.fit_job import FitCLI, run
+    from recsys.cli.fit_job import FitCLI, run, silence
 
+    silence()
     run(FitCLI(args=with_recipe_paths(argv)))
     return 0
 

@@ -25,14 +25,16 @@ from recsys.training.callbacks import interruptible
 from recsys.training.data import EventLogData
 from recsys.training.job import Job
 from recsys.training.module import RecommenderModule
+from recsys.training.progress import EpochLines
 
 
 def silence() -> None:
     """Keeps to itself what the libraries say at every start and nobody can act on."""
-    for logger in ("lightning.pytorch.utilities.rank_zero", "torch.fx._symbolic_trace"):
-        logging.getLogger(logger).setLevel(logging.WARNING if "lightning" in logger else logging.ERROR)
+    for logger in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(logger).setLevel(logging.WARNING)
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated")
-    warnings.filterwarnings("ignore", message=".*does not have many workers")
+    warnings.filterwarnings("ignore", message=".*is smaller than the logging interval")
 
 
 class FitCLI(LightningCLI):
@@ -49,7 +51,7 @@ class FitCLI(LightningCLI):
                 auto_configure_optimizers=False,
                 save_config_callback=None,
                 seed_everything_default=0,
-                trainer_defaults={"max_epochs": 50, "devices": 1, "logger": False},
+                trainer_defaults={"max_epochs": 50, "devices": 1, "logger": False, "enable_model_summary": False},
                 parser_kwargs={"prog": "recsys fit", "default_env": True, "env_prefix": "RECSYS_FIT"},
             )
 
@@ -61,18 +63,18 @@ class FitCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with the job's callbacks; validation comes first, because the others monitor what it logs."""
-        silence()
         init: Any = self.config_init
         job: Job = init.job
         self.folder = job.run_folder()
         own = job.callbacks(self.folder, validates=len(self.datamodule.split.validation) > 0)
         config = dict(init.trainer)
         given = config.pop("callbacks", None) or []
-        progress = [RichProgressBar()] if sys.stderr.isatty() else []
+        drawn = sys.stderr.isatty()
+        progress = RichProgressBar() if drawn else EpochLines(job.monitor)
         config |= {
-            "callbacks": [init.validation, *given, *own, *progress],
+            "callbacks": [init.validation, *given, *own, progress],
             "default_root_dir": str(self.folder),
-            "enable_progress_bar": bool(progress),
+            "enable_progress_bar": drawn,
         }
         return L.Trainer(**config | kwargs)
 

@@ -21,7 +21,7 @@ class RankingValidation(L.Callback):
 
     Args:
         k: length of the list that metrics look at.
-        every_n_epochs: epochs between validations; the last epoch is always validated.
+        every_n_epochs: epochs from one validation to the next; the first and the last epoch are always validated.
         users: validate on this many users, the same each time; None: all.
         seed: draws the users.
     """
@@ -36,7 +36,7 @@ class RankingValidation(L.Callback):
         """Validates, if it is this epoch's turn."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
-        if not len(data.split.validation) or ((trainer.current_epoch + 1) % self.every_n_epochs and not last):
+        if not len(data.split.validation) or (trainer.current_epoch % self.every_n_epochs and not last):
             return
         split = replace(data.split, validation=self._chosen(data.split.validation))
         network = cast(Recommender, pl_module.network)
