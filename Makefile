@@ -18,6 +18,9 @@ ifneq ($(RECSYS_DATA),)
 export RECSYS_DATA
 endif
 
+# Users of MovieLens-100K whose recommendations `make demo` shows.
+DEMO_USERS ?= 13 196 405 655 880
+
 .PHONY: help venv demo test lint docs bench clean lock
 
 help: ## list the targets
@@ -35,7 +38,9 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	touch $@
 
 demo: $(STAMP) ## train, evaluate and recommend on MovieLens-100K
-	$(BIN)/recsys fit --config experiments/movielens_100k.yaml
+	run=runs/demo-$$(date +%Y%m%d-%H%M%S); \
+	$(BIN)/recsys fit --config movielens_100k --job.folder $$run; \
+	$(BIN)/recsys recommend $$run --user $(DEMO_USERS) --k 5
 
 test: $(STAMP) ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
