@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[1]
 State = Literal["new", "interrupted", "changed", "done"]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Two processes of one thread do more than one process with two: the tensors of a step are small."""
-POLL_S = 0.2
+POLL_S, HEARTBEAT_S = 0.2, 120
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ def drive(runs: list[Run], workers: int, again: bool = False) -> list[Run]:
     bad = [run for run in runs if run not in waiting and states[run] == "changed"]
     for run in bad:
         say(f"{run.name}: made with other settings or another recipe; `--again` repeats it")
-    total, ended = len(waiting), 0
+    total, ended, heartbeat = len(waiting), 0, time.monotonic() + HEARTBEAT_S
     running: dict[Run, tuple[subprocess.Popen[bytes], float]] = {}
     say(f"{len(runs)} runs: {sum(state == 'done' for state in states.values())} done, {total} to do")
     try:
@@ -223,6 +223,10 @@ def drive(runs: list[Run], workers: int, again: bool = False) -> list[Run]:
                 else:
                     bad.append(run)
                     say(f"{progress}, failed with exit code {process.returncode}; {run.log}:\n{run.last_words()}")
+            if running and time.monotonic() > heartbeat:
+                heartbeat = time.monotonic() + HEARTBEAT_S
+                for run in running:
+                    say(f"{run.name}: {run.last_words(1)}")
             time.sleep(POLL_S)
     except KeyboardInterrupt:
         interrupt({run: process for run, (process, _) in running.items()})

@@ -186,6 +186,9 @@ def _provenance(rows: Sequence[Content], benchmarks: dict[str, Content]) -> Iter
     if revisions:
         dirty = ", some with uncommitted changes" if any(row["git"]["dirty"] for row in rows) else ""
         yield f"Revisions: {', '.join(revisions)}{dirty}."
+    if rows:
+        hours = sum(row["wall_s"] * len(row["seeds"]) for row in rows) / 3600
+        yield f"Time of all runs together: {hours:.1f} hours, one thread each."
     machines = {f"{m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB" for m in map(_machine, everything) if m}
     yield f"Machines: {'; '.join(sorted(machines))}."
     commands = "\n".join(content["command"] for content in everything)
