@@ -123,29 +123,44 @@ class TimeRotary(Rotary):
 
 
 @dataclass(frozen=True)
-class EarlyFusion(Rotary):
-    """TO-RoPE, early fusion: every plane turns by a mix of index and time (arXiv 2510.20455)."""
+class IndexAndTime(Rotary):
+    """What the three forms of TO-RoPE share: two ladders of angles, and how much goes to time.
+
+    Args:
+        share: of time, between 0 and 1; 0.3 to 0.5 is reported to work best.
+        base: of the index ladder.
+        shortest: wavelength of the fastest time plane, in seconds.
+        longest: of the slowest.
+    """
 
     share: float = 0.5
     base: float = 10000.0
     shortest: float = HOUR
     longest: float = 8 * YEAR
 
-    def multiplier(self, index: Tensor, timestamp: Tensor, reference: Tensor, heads: int, head_dim: int) -> Tensor:
-        planes = head_dim // 2
-        by_index = index.unsqueeze(-1) * index_frequencies(planes, self.base, index.device)
-        by_time = elapsed(timestamp, reference) * time_frequencies(planes, self.shortest, self.longest, index.device)
-        return turns((1 - self.share) * by_index + self.share * by_time).unsqueeze(1)
+    def by_index(self, index: Tensor, planes: int) -> Tensor:
+        """`[B or 1, L, planes]` float64 angles of the index."""
+        return index.unsqueeze(-1) * index_frequencies(planes, self.base, index.device)
+
+    def by_time(self, timestamp: Tensor, reference: Tensor, planes: int) -> Tensor:
+        """`[B, L, planes]` float64 angles of the time."""
+        frequencies = time_frequencies(planes, self.shortest, self.longest, timestamp.device)
+        return elapsed(timestamp, reference) * frequencies
 
 
 @dataclass(frozen=True)
-class SplitByDim(Rotary):
-    """TO-RoPE, split by dimension: some planes turn by time, the others by index, interleaved (arXiv 2510.20455)."""
+class EarlyFusion(IndexAndTime):
+    """TO-RoPE, early fusion: every plane turns by a mix of index and time (arXiv 2510.20455)."""
 
-    share: float = 0.5
-    base: float = 10000.0
-    shortest: float = HOUR
-    longest: float = 8 * YEAR
+    def multiplier(self, index: Tensor, timestamp: Tensor, reference: Tensor, heads: int, head_dim: int) -> Tensor:
+        planes = head_dim // 2
+        mix = (1 - self.share) * self.by_index(index, planes) + self.share * self.by_time(timestamp, reference, planes)
+        return turns(mix).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class SplitByDim(IndexAndTime):
+    """TO-RoPE, split by dimension: some planes turn by time, the others by index, interleaved (arXiv 2510.20455)."""
 
     def multiplier(self, index: Tensor, timestamp: Tensor, reference: Tensor, heads: int, head_dim: int) -> Tensor:
         planes = head_dim // 2
@@ -153,31 +168,22 @@ class SplitByDim(Rotary):
         # Spread the time planes over the ladder: neither only the fast nor only the slow index planes are lost.
         is_time = torch.zeros(planes, dtype=torch.bool, device=index.device)
         is_time[(torch.arange(n_time, device=index.device) * planes) // max(n_time, 1)] = True
-        angles = index.unsqueeze(-1) * index_frequencies(planes, self.base, index.device)
-        angles = angles.expand(*timestamp.shape, planes).clone()
-        by_time = time_frequencies(n_time, self.shortest, self.longest, index.device)
-        angles[..., is_time] = elapsed(timestamp, reference) * by_time
+        angles = self.by_index(index, planes).expand(*timestamp.shape, planes).clone()
+        angles[..., is_time] = self.by_time(timestamp, reference, n_time)
         return turns(angles).unsqueeze(1)
 
 
 @dataclass(frozen=True)
-class SplitByHead(Rotary):
+class SplitByHead(IndexAndTime):
     """TO-RoPE, split by head: the first heads turn by time, the others by index (arXiv 2510.20455)."""
-
-    share: float = 0.5
-    base: float = 10000.0
-    shortest: float = HOUR
-    longest: float = 8 * YEAR
 
     def multiplier(self, index: Tensor, timestamp: Tensor, reference: Tensor, heads: int, head_dim: int) -> Tensor:
         if heads < 2:
             raise ValueError("SplitByHead needs two heads or more")
         planes, n_time = head_dim // 2, min(max(round(self.share * heads), 1), heads - 1)
-        by_index = index.unsqueeze(-1) * index_frequencies(planes, self.base, index.device)
-        by_time = elapsed(timestamp, reference) * time_frequencies(planes, self.shortest, self.longest, index.device)
-        parts = [by_time.unsqueeze(1).expand(-1, n_time, -1, -1)]
-        parts.append(by_index.unsqueeze(1).expand(len(timestamp), heads - n_time, -1, -1))
-        return turns(torch.cat(parts, dim=1))
+        by_time = self.by_time(timestamp, reference, planes).unsqueeze(1).expand(-1, n_time, -1, -1)
+        by_index = self.by_index(index, planes).unsqueeze(1).expand(len(timestamp), heads - n_time, -1, -1)
+        return turns(torch.cat([by_time, by_index], dim=1))
 
 
 @dataclass(frozen=True)
