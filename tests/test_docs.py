@@ -99,9 +99,8 @@ def test_blocks_are_of_known_languages() -> None:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if {b.language for b in blocks(page)} & {"python", "pycon"}], ids=name
 )
-def test_code_runs(page: Path, shop: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_runs(page: Path, shop: Path) -> None:
     """The blocks of a page run one after the other; what `pycon` blocks print is what stands there."""
-    monkeypatch.syspath_prepend(str(PLUGIN))
     write_schemas(page, shop)
     namespace: dict[str, object] = {"__name__": page.stem}
     with inside(shop):

@@ -122,7 +122,8 @@ def test_the_saved_model_loads_in_a_fresh_process_that_has_the_package(shop: Pat
 
 
 @pytest.mark.slow
-def test_where_the_package_is_missing_the_error_says_so(run: Path) -> None:
+def test_where_the_package_is_missing_the_error_says_so(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bookshop.network", None)  # its source may have been collected in this process
     with pytest.raises(
         ArtefactError, match=r"bookshop.network.MeanOfHistory cannot be imported .* install the package"
     ):
