@@ -75,7 +75,6 @@ ABLATION: dict[str, dict[str, Any]] = {
         f"{NETWORK}.layers": 2,
         f"{NETWORK}.heads": 2,
         "trainer.max_epochs": 40,
-        "job.patience": 5,
     }
     | IDS_ALONE,
 }
@@ -142,7 +141,8 @@ def rows() -> list[Row]:
             table.append(Row(dataset, STRICT, f"rotary_{name}", settings, note=note))
         for name, (loss, negatives) in LOSSES.items():
             settings = base | {f"{OBJECTIVE}.loss": loss, f"{OBJECTIVE}.negatives": negatives}
-            table.append(Row(dataset, STRICT, f"loss_{name}", settings, note=note))
+            counted = f"{note}; {NEGATIVES} negatives, 32 where each position has its own"
+            table.append(Row(dataset, STRICT, f"loss_{name}", settings, note=counted))
     return table
 
 

@@ -25,7 +25,8 @@ SMOKE: dict[str, Any] = {"trainer.max_epochs": 1, "validation.users": 200}
 
 def main(argv: list[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):  # a shell starts its background jobs deaf to SIGINT
+        signal.signal(number, signal.default_int_handler)
     root, results = (RUNS, RESULTS) if not arguments.smoke else (Path("runs/smoke"), Path("runs/smoke/results"))
     extra = tuple(SMOKE.items()) if arguments.smoke else ()
     try:
