@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
+from recsys.cli import fit
 from recsys.cli.outcome import best_network, draw, judge, pictures
 from recsys.evaluation.report import results_table
 from recsys.evaluation.validation import RankingValidation
@@ -23,7 +24,7 @@ from recsys.tracking.run_folder import RunFolder
 from recsys.tracking.tracked import tracked
 from recsys.training.callbacks import interruptible
 from recsys.training.data import EventLogData
-from recsys.training.job import Job
+from recsys.training.job import Job, JobError
 from recsys.training.module import RecommenderModule
 from recsys.training.progress import EpochLines
 
@@ -52,7 +53,12 @@ class FitCLI(LightningCLI):
                 save_config_callback=None,
                 seed_everything_default=0,
                 trainer_defaults={"max_epochs": 50, "devices": 1, "logger": False, "enable_model_summary": False},
-                parser_kwargs={"prog": "recsys fit", "default_env": True, "env_prefix": "RECSYS_FIT"},
+                parser_kwargs={
+                    "prog": "recsys fit",
+                    "description": fit.__doc__,
+                    "default_env": True,
+                    "env_prefix": "RECSYS_FIT",
+                },
             )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -60,6 +66,7 @@ class FitCLI(LightningCLI):
         parser.add_class_arguments(Job, "job")
         parser.add_class_arguments(RankingValidation, "validation")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
+        parser.link_arguments("job.monitor", "validation.k", compute_fn=_list_length)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with the job's callbacks; validation comes first, because the others monitor what it logs."""
@@ -83,6 +90,11 @@ def run(cli: FitCLI) -> None:
     """Trains, saves the best model, judges it beside its baselines, and tells the run folder, MLflow and people."""
     job: Job = cli.config_init.job
     data, folder = cli.datamodule, RunFolder(cli.folder)
+    if job.baselines is None and not len(data.split.validation):
+        raise JobError(
+            f"split `{data.split.rule}` has no validation users to choose the settings of baselines by; "
+            "name the baselines in `job.baselines`, or leave them out with `job.baselines: []`"
+        )
     resolved = cli.parser.dump(cli.config, skip_none=False)
     folder.save_config(resolved)
     record = RunRecord.of(
@@ -103,11 +115,11 @@ def run(cli: FitCLI) -> None:
         for evaluation in evaluations:
             evaluation.save(folder.evaluation(evaluation.model))
         curves = pd.DataFrame(cli.config_init.validation.history)
-        draw(pictures(evaluations, curves, job.monitor.removeprefix("val/"), min(job.ks)), folder.path / "plots")
+        draw(pictures(evaluations, curves, job.metric, job.k), folder.path / "plots")
         if mlflow is not None:
             mlflow.log_evaluations(evaluations)
     console = Console()
-    console.print(results_table(evaluations))
+    console.print(results_table(evaluations, [f"{name}@{job.k}" for name in ("HR", "NDCG", "Coverage")]))
     console.print(f"run      {folder.path}", highlight=False)
     console.print(f"pictures {folder.path / 'plots'}", highlight=False)
     if record.mlflow is not None:
@@ -120,6 +132,12 @@ def train(cli: FitCLI, job: Job) -> None:
     checkpoint = job.checkpoint(cli.folder) if job.resume else None
     with interruptible(cli.trainer):
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+
+
+def _list_length(monitor: str) -> int:
+    """The k of `job.monitor`; what is wrong with a name that has none, the job itself says."""
+    k = monitor.rpartition("@")[2]
+    return int(k) if k.isdigit() else 1
 
 
 def _name_of(cli: FitCLI) -> str:

@@ -36,7 +36,7 @@ def judge(network: SequenceNetwork, data: EventLogData, job: Job, name: str) -> 
     """The network, called `name`, and the baselines on the test users, the network first."""
     ours = evaluate(network, data.split, ks=job.ks, max_length=data.max_length, filter_seen=job.filter_seen, name=name)
     candidates = baselines(data.seed) if job.baselines is None else job.baselines
-    chosen = select(candidates, data.split, job.monitor.removeprefix("val/"))
+    chosen = select(candidates, data.split, job.metric)
     return [ours] + [
         evaluate(choice.model, data.split, ks=job.ks, filter_seen=job.filter_seen, name=baseline)
         for baseline, choice in chosen.items()

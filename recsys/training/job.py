@@ -31,7 +31,7 @@ class Job:
         monitor: value of the validation by which checkpoints are chosen; the highest wins.
         patience: epochs without a better value before training stops.
         checkpoint_every: training steps between checkpoints, beside the one at the end of each epoch. None: no others.
-        ks: list lengths of the final metrics.
+        ks: list lengths of the final metrics; the one of `monitor` is always among them.
         filter_seen: leave items of the history out of the lists.
         baselines: models to stand beside; of several settings of one class the best on validation is reported.
             None: the declared grid of every baseline; an empty list: none.
@@ -48,6 +48,13 @@ class Job:
     filter_seen: bool = True
     baselines: list[FittedRecommender] | None = None
     track: bool = True
+
+    def __post_init__(self) -> None:
+        name, at, k = self.monitor.removeprefix("val/").partition("@")
+        if not (self.monitor.startswith("val/") and name and at and k.isdigit()):
+            raise JobError(f"job.monitor: `{self.monitor}` is no metric of the validation, such as val/NDCG@10")
+        self.metric, self.k = f"{name}@{k}", int(k)
+        self.ks = sorted({self.k, *self.ks})
 
     def run_folder(self) -> Path:
         """The folder of this run, checked but not made.
