@@ -26,13 +26,13 @@ def main(argv: list[str]) -> int:
 
 
 def with_recipe_paths(argv: list[str]) -> list[str]:
-    """Replaces the name of an experiment recipe after `--config` by its file; files stay as they are."""
+    """Replaces the name of an experiment or model recipe after `--config` by its file; files stay as they are."""
     from recsys.cli.recipes import find_recipes, resolve
 
     out = list(argv)
     for place, word in enumerate(argv[:-1]):
         name = argv[place + 1]
         if word in ("--config", "-c") and not Path(name).exists():
-            recipes = {full: path for full, path in find_recipes().items() if full.startswith("experiments/")}
+            recipes = {full: path for full, path in find_recipes().items() if not full.startswith("features/")}
             out[place + 1] = str(recipes[resolve(name, recipes)])
     return out
