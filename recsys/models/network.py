@@ -59,6 +59,10 @@ class SequenceNetwork(nn.Module, VectorRecommender):
     def match(self, vectors: Tensor) -> Tensor:
         """Item vectors as the output side compares them, `[n, width]` to `[n, d]`."""
 
+    def dense_part(self) -> nn.Module:
+        """The part that takes dense tensors alone, and so can be compiled; the whole network if none is named."""
+        return self
+
     def forward(self, batch: SequenceBatch, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
         """Queries after each event, and the vectors of candidates, from one lookup of the distinct ids of both.
 

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
@@ -74,6 +74,9 @@ class SynerGen(SequenceNetwork):
         multiplier = self.rotary.multiplier(index, times, newest, self.heads, self.head_dim)
         states = self.decoder(x, multiplier).flatten(0, 1)[at]
         return self.match(states)
+
+    def dense_part(self) -> nn.Module:
+        return self.decoder
 
     def match(self, vectors: Tensor) -> Tensor:
         return F.normalize(vectors, dim=-1) if self.similarity == "cosine" else vectors

@@ -39,6 +39,8 @@ class RecommenderModule(L.LightningModule):
         optimizer: makes the optimizer of the dense weights.
         table_optimizer: makes the optimizer of the tables.
         scheduler: makes a learning-rate schedule for both, stepped once a batch. None: constant.
+        compile: compile the network's dense part with `torch.compile`, a minute at the start. On a CPU it does not pay
+            (`experiments/benchmarks/training_options.py`).
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class RecommenderModule(L.LightningModule):
         optimizer: OptimizerFactory = adam,
         table_optimizer: OptimizerFactory = SparseAdam,
         scheduler: SchedulerFactory | None = None,
+        compile: bool = False,
     ):
         super().__init__()
         self.make_network = network
@@ -55,6 +58,7 @@ class RecommenderModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.make_table_optimizer = table_optimizer
         self.make_scheduler = scheduler
+        self.compiled = compile
         self.network: SequenceNetwork | None = None
         self._generators: dict[str, Any] = {}
 
@@ -62,6 +66,8 @@ class RecommenderModule(L.LightningModule):
         """Builds the network once, when the data are known."""
         if self.network is None:
             self.network = self.make_network(self._catalogue())
+            if self.compiled:
+                self.network.dense_part().compile(dynamic=True)
 
     def _catalogue(self) -> Catalogue:
         catalogue: Catalogue = self.trainer.datamodule.catalogue  # type: ignore[attr-defined]
