@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
-from recsys.losses.base import LossOutput, RetrievalLoss, SampledLoss, SampledScores
+from recsys.losses.base import CatalogueLoss, LossOutput, RetrievalLoss, SampledLoss, SampledScores
 from recsys.losses.bce import BCE
 from recsys.losses.full_softmax import FullSoftmax
 from recsys.losses.gbce import GBCE
 from recsys.losses.info_nce import InfoNCE
 
-__all__ = ["BCE", "GBCE", "FullSoftmax", "InfoNCE", "LossOutput", "RetrievalLoss", "SampledLoss", "SampledScores"]
+__all__ = [
+    "BCE",
+    "GBCE",
+    "CatalogueLoss",
+    "FullSoftmax",
+    "InfoNCE",
+    "LossOutput",
+    "RetrievalLoss",
+    "SampledLoss",
+    "SampledScores",
+]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import ClassVar, Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,9 +42,7 @@ class LossOutput(NamedTuple):
 
 
 class RetrievalLoss(nn.Module):
-    """A loss of retrieval; `needs` tells what the trainer must give to `forward`."""
-
-    needs: ClassVar[Literal["negatives", "catalogue"]]
+    """A loss of retrieval: a `SampledLoss` compares with drawn negatives, a `CatalogueLoss` with every item."""
 
     def setup(self, n_items: int) -> None:
         """Tells the loss the size of the catalogue; the trainer calls it once, before the first step."""
@@ -56,8 +54,6 @@ class SampledLoss(RetrievalLoss, abc.ABC):
     A subclass gives the loss of every row; the mean over rows, weights and the logged parts are done here.
     """
 
-    needs: ClassVar[Literal["negatives", "catalogue"]] = "negatives"
-
     @abc.abstractmethod
     def rows(self, scores: SampledScores) -> Tensor:
         """`[T]` loss of each row, at least float32, not weighted."""
@@ -66,6 +62,21 @@ class SampledLoss(RetrievalLoss, abc.ABC):
         """The weighted mean over rows."""
         loss = weighted_mean(self.rows(scores), scores.weight)
         return LossOutput(loss, {"loss": loss.detach()})
+
+
+class CatalogueLoss(RetrievalLoss, abc.ABC):
+    """A loss over the whole catalogue."""
+
+    @abc.abstractmethod
+    def forward(self, queries: Tensor, items: Tensor, target: Tensor, weight: Tensor | None = None) -> LossOutput:
+        """The weighted mean over rows.
+
+        Args:
+            queries: `[T, d]`.
+            items: `[n_items + 1, d]`; row 0, padding, takes no part.
+            target: `[T]` int64 item ids.
+            weight: `[T]`; None: every row counts the same.
+        """
 
 
 def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:

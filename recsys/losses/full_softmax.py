@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from recsys.losses.base import LossOutput, RetrievalLoss, full_precision
+from recsys.losses.base import CatalogueLoss, LossOutput, full_precision
 
 BLOCK_BYTES = 2**23
 """On a CPU a block of logits stays in the last cache while it is exponentiated and summed; smaller blocks cost more
@@ -17,7 +17,7 @@ MAX_ROWS = 128
 """Rows of a chunk on a CPU, when the budget allows more; the blocks would become too narrow."""
 
 
-class FullSoftmax(RetrievalLoss):
+class FullSoftmax(CatalogueLoss):
     """Softmax over every item: the loss that the sampled ones estimate.
 
     The `[T, V]` logits never exist: rows are taken in chunks whose logits fit a budget, and the gradients are computed
@@ -52,8 +52,6 @@ class FullSoftmax(RetrievalLoss):
         >>> round(out.loss.item(), 4)  # log(10)
         2.3026
     """
-
-    needs: ClassVar[Literal["negatives", "catalogue"]] = "catalogue"
 
     def __init__(self, temperature: float = 1.0, memory_mib: float = 256.0, bf16: bool = False) -> None:
         super().__init__()

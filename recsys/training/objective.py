@@ -8,8 +8,7 @@ from torch import Tensor, nn
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
 from recsys.features.negatives import NegativeSampler, Uniform
-from recsys.losses.base import LossOutput, SampledLoss, SampledScores
-from recsys.losses.full_softmax import FullSoftmax
+from recsys.losses.base import CatalogueLoss, LossOutput, SampledLoss, SampledScores
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.network import SequenceNetwork
 
@@ -18,11 +17,11 @@ class RetrievalObjective(nn.Module):
     """Next-item retrieval: the query after each event is matched with the item that followed.
 
     Args:
-        loss: any loss over sampled scores, or `FullSoftmax`.
+        loss: over sampled negatives or over the whole catalogue.
         negatives: the sampler; unused by losses over the whole catalogue.
     """
 
-    def __init__(self, loss: SampledLoss | FullSoftmax | None = None, negatives: NegativeSampler | None = None):
+    def __init__(self, loss: SampledLoss | CatalogueLoss | None = None, negatives: NegativeSampler | None = None):
         super().__init__()
         self.loss = loss if loss is not None else InfoNCE(temperature=0.05)
         self.negatives = negatives if negatives is not None else Uniform(512)
@@ -35,7 +34,7 @@ class RetrievalObjective(nn.Module):
     def forward(self, network: SequenceNetwork, batch: SequenceBatch) -> LossOutput:
         """The loss of one batch."""
         assert batch.target is not None, "training batches carry targets"
-        if isinstance(self.loss, FullSoftmax):
+        if isinstance(self.loss, CatalogueLoss):
             queries, items = network(batch, None)
             return self.loss(queries, items, batch.target)
         drawn = self.negatives.sample(batch.target)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 import recsys.losses
-from recsys.losses.base import LossOutput, RetrievalLoss, SampledLoss, SampledScores
+from recsys.losses.base import CatalogueLoss, LossOutput, RetrievalLoss, SampledLoss, SampledScores
 
 ROWS, COLUMNS, DIM = 7, 11, 5
 
@@ -41,7 +41,7 @@ class Case:
     hits: Tensor | None = None
 
     def __call__(self, weight: Tensor | None = None) -> LossOutput:
-        if self.loss.needs == "catalogue":
+        if isinstance(self.loss, CatalogueLoss):
             return self.loss(self.first, self.second, self.target, weight)
         return self.loss(SampledScores(self.first, self.second, self.log_q_positive, self.log_q, self.hits, weight))
 
@@ -56,7 +56,7 @@ class Case:
         generator = torch.Generator().manual_seed(5)
         rows = torch.randperm(ROWS, generator=generator)
         columns = torch.randperm(COLUMNS, generator=generator)
-        if self.loss.needs == "catalogue":
+        if isinstance(self.loss, CatalogueLoss):
             columns = torch.cat((torch.zeros(1, dtype=torch.long), columns[columns > 0]))
             return replace(
                 self, first=self.first[rows], second=self.second[columns], target=columns.argsort()[self.target[rows]]
@@ -79,7 +79,7 @@ def leaf(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def cases() -> Iterator[tuple[str, Callable[[], Case]]]:
     for kind in losses():
-        if kind.needs == "catalogue":
+        if issubclass(kind, CatalogueLoss):
             yield kind.__name__, lambda kind=kind: case(kind)
             continue
         yield f"{kind.__name__}", lambda kind=kind: case(kind)
@@ -98,7 +98,7 @@ def case(kind: type[RetrievalLoss], hits: bool = False, log_q: tuple[int, ...] |
     loss = kind()
     loss.setup(n_items=100)
     target = torch.randint(1, COLUMNS, (ROWS,), generator=generator)
-    catalogue = kind.needs == "catalogue"
+    catalogue = issubclass(kind, CatalogueLoss)
     return Case(
         loss,
         normal(ROWS, DIM) if catalogue else normal(ROWS),
@@ -116,7 +116,7 @@ every_case = pytest.mark.parametrize("make", [pytest.param(make, id=name) for na
 def test_the_losses_are_found() -> None:
     names = {kind.__name__ for kind in losses()}
     assert {"InfoNCE", "FullSoftmax", "BCE", "GBCE"} <= names
-    assert all(kind.needs == ("negatives" if issubclass(kind, SampledLoss) else "catalogue") for kind in losses())
+    assert all(issubclass(kind, SampledLoss) != issubclass(kind, CatalogueLoss) for kind in losses())
 
 
 @every_case
@@ -191,7 +191,7 @@ def test_order_of_rows_and_negatives_is_irrelevant(make: Callable[[], Case]) -> 
 @pytest.mark.parametrize("signs", [(1, 1), (1, -1), (-1, 1), (-1, -1)])
 def test_extreme_scores_stay_finite(make: Callable[[], Case], dtype: torch.dtype, signs: tuple[int, int]) -> None:
     inputs = make()
-    size = 1e2 if inputs.loss.needs == "catalogue" else 1e4
+    size = 1e2 if isinstance(inputs.loss, CatalogueLoss) else 1e4
     extreme = replace(
         inputs, first=inputs.first.sign() * size * signs[0], second=inputs.second.sign() * size * signs[1]
     ).cast(dtype)
@@ -220,7 +220,7 @@ def test_bfloat16_is_accepted_and_summed_in_float32(make: Callable[[], Case]) ->
 def test_no_rows_give_zero(make: Callable[[], Case]) -> None:
     inputs = make()
     empty = replace(inputs, first=inputs.first[:0], target=inputs.target[:0], hits=None, log_q_positive=None)
-    if inputs.loss.needs == "negatives":
+    if isinstance(inputs.loss, SampledLoss):
         per_row = inputs.log_q is not None and inputs.log_q.dim() == 2
         empty = replace(empty, second=inputs.second[:0], log_q=inputs.log_q[:0] if per_row else inputs.log_q)
     loss = empty().loss
