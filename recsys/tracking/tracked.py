@@ -75,10 +75,10 @@ def tracked(
         yield None
         return
     run = MLflowRun.start(record, folder.path.name, uri) if mlflow else None
-    if run is not None:
-        trainer.logger = MLflowLogger(run)
-    record.write(folder.path)
     try:
+        if run is not None:
+            trainer.logger = MLflowLogger(run)
+        record.write(folder.path)
         yield run
         record.status = "finished"
     except KeyboardInterrupt:
