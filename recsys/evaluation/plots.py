@@ -22,6 +22,9 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 _INK, _FAINT, _GROUND, _GREY = "#1F2933", "#D9DEE4", "#FFFFFF", "#9AA5B1"
 
+FEW = 20
+"""Targets below which the recall of a slice is not drawn."""
+
 
 def scores(
     intervals: Mapping[str, Interval], metric: str, *, highlight: Sequence[str] = (), title: str | None = None
@@ -62,6 +65,8 @@ def scores(
 def recall_by_popularity(recalls: Mapping[str, pd.DataFrame], k: int, *, title: str | None = None) -> Figure:
     """Recall of each model along the popularity deciles of the items to be found, and how many targets each decile has.
 
+    A slice of fewer than `FEW` targets shows its number alone: its interval would hide all others.
+
     Args:
         recalls: model name -> `slices.recall_by_decile` of its evaluation.
         k: the cut-off they were made with.
@@ -77,7 +82,7 @@ def recall_by_popularity(recalls: Mapping[str, pd.DataFrame], k: int, *, title: 
     _style(axes)
     _style(below)
     for index, (model, frame) in enumerate(frames.items()):
-        recall, low, high = (frame[column].to_numpy() for column in ("recall", "low", "high"))
+        recall, low, high = (np.where(targets < FEW, np.nan, frame[c].to_numpy()) for c in ("recall", "low", "high"))
         colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
         axes.plot(place[1:], recall[1:], color=colour, marker=marker, markersize=5, linewidth=1.8, label=model)
         axes.fill_between(place[1:], low[1:], high[1:], color=colour, alpha=0.13, linewidth=0)
