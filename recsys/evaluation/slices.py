@@ -85,7 +85,8 @@ def _recall(
             "slice": np.array(names)[some],
             "targets": n,
             "recall": share,
-            "low": np.maximum(middle - half, 0.0),
-            "high": np.minimum(middle + half, 1.0),
+            # The interval holds the share; at 0 and at 1 rounding may put its end a hair beyond.
+            "low": np.clip(middle - half, 0.0, share),
+            "high": np.clip(middle + half, share, 1.0),
         }
     )

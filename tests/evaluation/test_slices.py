@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy import stats
 
 from recsys.evaluation.evaluate import evaluate
-from recsys.evaluation.result import Evaluation
+from recsys.evaluation.result import Evaluation, TargetTable
 from recsys.evaluation.slices import by_history_length, recall_by_decile, recall_by_group
 from recsys.features.event_log import EventLog
 from recsys.features.splits import GlobalTime
@@ -33,6 +35,17 @@ def test_recall_intervals_are_those_of_wilson(judged: Evaluation) -> None:
     for row in recall_by_decile(judged, 5).itertuples():
         wilson = stats.binomtest(round(row.targets * row.recall), row.targets).proportion_ci(method="wilson")
         assert (row.low, row.high) == pytest.approx((wilson.low, wilson.high), abs=1e-9)
+
+
+@pytest.mark.parametrize("n", [138, 139, 997, 22_363])
+@pytest.mark.parametrize("hits", ["none", "all"])
+def test_intervals_hold_the_share_to_the_last_bit(judged: Evaluation, n: int, hits: str) -> None:
+    """At 0 and 1 rounding used to put the end of the interval beyond the share, which no error bar survives."""
+    rank = np.full(n, 0 if hits == "none" else 1, dtype=np.int32)
+    zeros = np.zeros(n, dtype=np.int32)
+    targets = TargetTable(row=np.arange(n), item=zeros + 1, rank=rank, decile=zeros.astype(np.int8))
+    frame = recall_by_decile(replace(judged, targets=targets), 5)
+    assert (frame["low"] <= frame["recall"]).all() and (frame["recall"] <= frame["high"]).all()
 
 
 def test_slices_by_history_length(judged: Evaluation) -> None:
