@@ -114,10 +114,10 @@ def run(cli: FitCLI) -> None:
         evaluations = judge(network, data, job, record.model)
         for evaluation in evaluations:
             evaluation.save(folder.evaluation(evaluation.model))
-        curves = pd.DataFrame(cli.config_init.validation.history)
-        draw(pictures(evaluations, curves, job.metric, job.k), folder.path / "plots")
         if mlflow is not None:
             mlflow.log_evaluations(evaluations)
+        curves = pd.DataFrame(cli.config_init.validation.history)
+        draw(pictures(evaluations, curves, job.metric, job.k), folder.path / "plots")
     console = Console()
     console.print(results_table(evaluations, [f"{name}@{job.k}" for name in ("HR", "NDCG", "Coverage")]))
     console.print(f"run      {folder.path}", highlight=False)
