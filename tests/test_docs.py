@@ -76,7 +76,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "logs").mkdir()
     events.to_parquet(folder / "logs" / "part-000.parquet")
     items = pd.DataFrame({"sku": range(25), "name": [f"red thing {n}" for n in range(25)]})
-    items = items.assign(brand="acme", genres="a|b", price=1.5)
+    items = items.assign(brand="acme", genres="a|b", price=1.5, image_embedding=list(np.eye(25, 3)))
     items.to_parquet(folder / "items.parquet")
     pd.DataFrame({"user_id": sorted(set(customers)), "country": "nl"}).to_parquet(folder / "users.parquet")
     return folder

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from recsys.features.schema import Schema
+from recsys.features.schema import DENSE, Schema
 
 if TYPE_CHECKING:
     from recsys.features.splits import Split
@@ -27,6 +27,7 @@ class Catalogue:
         max_length: events of a history that a model reads, the newest ones.
         jagged: item feature name -> (values int64 `[sum of lengths]`, offsets int64 `[n_items + 2]`).
         numeric: item feature name -> float32 `[n_items + 1]`.
+        vectors: item feature name -> float32 `[n_items + 1, dim]`, which no model changes.
     """
 
     schema: Schema
@@ -37,6 +38,7 @@ class Catalogue:
     max_length: int = 50
     jagged: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     numeric: dict[str, Tensor] = field(default_factory=dict)
+    vectors: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_split(cls, split: Split, max_length: int = 50) -> Catalogue:
@@ -48,7 +50,9 @@ class Catalogue:
             for name, column in log.item_features.items()
         }
         numeric = {name: torch.tensor(values, dtype=torch.float32) for name, values in log.item_numeric.items()}
-        return cls(log.schema, log.n_items, log.n_users, dict(log.table_rows), counts, max_length, jagged, numeric)
+        vectors = {name: torch.tensor(values, dtype=torch.float32) for name, values in log.item_vectors.items()}
+        rows = dict(log.table_rows)
+        return cls(log.schema, log.n_items, log.n_users, rows, counts, max_length, jagged, numeric, vectors)
 
     def config(self) -> dict[str, Any]:
         """The JSON-able part; `tensors` is the rest."""
@@ -63,6 +67,7 @@ class Catalogue:
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, for a safetensors file."""
         out = {"counts": self.counts} | {f"numeric.{name}": values for name, values in self.numeric.items()}
+        out |= {f"vectors.{name}": values for name, values in self.vectors.items()}
         for name, (values, offsets) in self.jagged.items():
             out |= {f"jagged.{name}.values": values, f"jagged.{name}.offsets": offsets}
         return out
@@ -82,9 +87,10 @@ class Catalogue:
             jagged={
                 feature.name: (tensors[f"jagged.{feature.name}.values"], tensors[f"jagged.{feature.name}.offsets"])
                 for feature in features
-                if feature.type != "numeric"
+                if feature.type not in DENSE
             },
             numeric={f.name: tensors[f"numeric.{f.name}"] for f in features if f.type == "numeric"},
+            vectors={f.name: tensors[f"vectors.{f.name}"] for f in features if f.type == "vector"},
         )
 
     def __repr__(self) -> str:

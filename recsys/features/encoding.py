@@ -11,7 +11,7 @@ from recsys.features.column_store import ColumnSink
 from recsys.features.event_log import EventLog
 from recsys.features.event_stream import merge_duplicates, sorted_events
 from recsys.features.jagged import JaggedColumn, offsets_of
-from recsys.features.schema import CODES, Entity, Schema, Table
+from recsys.features.schema import CODES, DENSE, Entity, Schema, Table
 from recsys.features.side_features import (
     SideTable,
     build_encoders,
@@ -20,6 +20,7 @@ from recsys.features.side_features import (
     raw_values,
     read_side_table,
     side_columns,
+    vector_column,
     vocabulary_values,
 )
 from recsys.features.staging import Staged
@@ -70,7 +71,7 @@ def encode(
         feature.name: raw_values(feature, side)
         for role, side in tables.items()
         for feature in schema.of(_ENTITY[role])
-        if feature.type != "numeric"
+        if feature.type not in DENSE
     }
     values = [(part.feature, vocabulary_values(part)) for part in raw.values()]
     values += [(f, staged.distinct(f.name)) for f in schema.of("event") if f.table is not None]
@@ -79,12 +80,17 @@ def encode(
 
     jagged: dict[str, dict[str, JaggedColumn]] = {"items": {}, "users": {}}
     numeric: dict[str, dict[str, NDArray[np.float32]]] = {"items": {}, "users": {}}
+    vectors: dict[str, dict[str, NDArray[np.float32]]] = {"items": {}, "users": {}}
     scaling: dict[str, tuple[float, float]] = {}
     for role, side in tables.items():
         n = len(items if role == "items" else users)
         for feature in schema.of(_ENTITY[role]):
             if feature.type == "numeric":
                 numeric[role][feature.name], scaling[feature.name] = numeric_column(feature, side, n)
+                continue
+            if feature.type == "vector":
+                vectors[role][feature.name], missing = vector_column(feature, side, n)
+                facts[f"{feature.name}_vectors_missing"] = missing
                 continue
             column, dropped, cut = jagged_column(raw[feature.name], encoders[str(feature.table)], n)
             jagged[role][feature.name] = column
@@ -112,6 +118,8 @@ def encode(
         user_features=jagged["users"],
         item_numeric=numeric["items"],
         user_numeric=numeric["users"],
+        item_vectors=vectors["items"],
+        user_vectors=vectors["users"],
         scaling=scaling,
         item_titles=_titles(schema, tables.get("items"), items),
         fingerprint=fingerprint,

@@ -14,7 +14,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from recsys.features.jagged import JaggedColumn
-from recsys.features.schema import Schema
+from recsys.features.schema import DENSE, Entity, FeatureType, Schema
 from recsys.features.tables import TableInput
 from recsys.features.vocabulary import Encoder, HashBuckets, Vocabulary
 
@@ -45,6 +45,8 @@ class EventLog:
         user_features: feature name -> `[n_users + 1]` rows of table rows.
         item_numeric: feature name -> `[n_items + 1]` float32, standardised; 0 where the source has no value.
         user_numeric: feature name -> `[n_users + 1]` float32, likewise.
+        item_vectors: feature name -> `[n_items + 1, dim]` float32, as given; zeros where the source has no value.
+        user_vectors: feature name -> `[n_users + 1, dim]` float32, likewise.
         scaling: numeric feature name -> (mean, standard deviation) that standardised it.
         item_titles: `[n_items + 1]` strings, the raw id where there is no title; None without a title column.
         fingerprint: names the content of the sources, the schema and the format.
@@ -61,6 +63,8 @@ class EventLog:
     user_features: dict[str, JaggedColumn] = field(default_factory=dict)
     item_numeric: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     user_numeric: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    item_vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    user_vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     scaling: dict[str, tuple[float, float]] = field(default_factory=dict)
     item_titles: NDArray[np.str_] | None = None
     fingerprint: str = ""
@@ -169,8 +173,9 @@ class EventLog:
             for name, jagged in features.items():
                 np.save(folder / f"{entity}.{name}.values.npy", jagged.values)
                 np.save(folder / f"{entity}.{name}.offsets.npy", jagged.offsets)
-        for entity, numeric in (("item", self.item_numeric), ("user", self.user_numeric)):
-            for name, values in numeric.items():
+        dense = {"item": self.item_numeric | self.item_vectors, "user": self.user_numeric | self.user_vectors}
+        for entity, arrays in dense.items():
+            for name, values in arrays.items():
                 np.save(folder / f"{entity}.{name}.npy", values)
         for name, vocabulary in self.vocabularies.items():
             vocabulary.save(folder / f"vocabulary.{name}.parquet")
@@ -221,12 +226,18 @@ class EventLog:
         users, items = encoders["user_id"], encoders["item_id"]
         assert isinstance(users, Vocabulary) and isinstance(items, Vocabulary)
 
-        def jagged(entity: str, name: str) -> JaggedColumn:
-            return JaggedColumn(
-                load(folder / f"{entity}.{name}.values.npy"), load(folder / f"{entity}.{name}.offsets.npy")
-            )
+        def jagged(entity: Entity) -> dict[str, JaggedColumn]:
+            names = [feature.name for feature in schema.of(entity) if feature.type not in DENSE]
+            return {
+                name: JaggedColumn(
+                    load(folder / f"{entity}.{name}.values.npy"), load(folder / f"{entity}.{name}.offsets.npy")
+                )
+                for name in names
+            }
 
-        item_side, user_side = schema.of("item"), schema.of("user")
+        def dense(entity: Entity, kind: FeatureType) -> dict[str, NDArray[np.float32]]:
+            return {f.name: load(folder / f"{entity}.{f.name}.npy") for f in schema.of(entity) if f.type == kind}
+
         return cls(
             schema=schema,
             users=users,
@@ -234,10 +245,12 @@ class EventLog:
             offsets=np.load(folder / "offsets.npy", allow_pickle=False),
             columns={name: load(folder / "columns" / f"{name}.npy") for name in manifest["columns"]},
             encoders=encoders,
-            item_features={f.name: jagged("item", f.name) for f in item_side if f.type != "numeric"},
-            user_features={f.name: jagged("user", f.name) for f in user_side if f.type != "numeric"},
-            item_numeric={f.name: load(folder / f"item.{f.name}.npy") for f in item_side if f.type == "numeric"},
-            user_numeric={f.name: load(folder / f"user.{f.name}.npy") for f in user_side if f.type == "numeric"},
+            item_features=jagged("item"),
+            user_features=jagged("user"),
+            item_numeric=dense("item", "numeric"),
+            user_numeric=dense("user", "numeric"),
+            item_vectors=dense("item", "vector"),
+            user_vectors=dense("user", "vector"),
             scaling={name: (mean, sd) for name, (mean, sd) in manifest["scaling"].items()},
             item_titles=(
                 pd.read_parquet(folder / "item_titles.parquet")["title"].to_numpy(dtype=str)

@@ -8,8 +8,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-FeatureType = Literal["categorical", "categorical_list", "numeric", "text"]
+FeatureType = Literal["categorical", "categorical_list", "numeric", "text", "vector"]
 Entity = Literal["item", "user", "event"]
+
+DENSE = ("numeric", "vector")
+"""Types of features that are numbers already, and so feed no table."""
 
 CODES = ("action", "query", "session_id")
 """Optional columns of a log whose values become codes."""
@@ -77,8 +80,8 @@ class Feature(_Strict):
     type: FeatureType
     entity: Entity = "item"
     table: str | None = None
-    """Name of the table it feeds; defaults to the feature's own name, and is None for numeric features. The tables of
-    the ids themselves, `item_id` and `user_id`, may be fed too."""
+    """Name of the table it feeds; defaults to the feature's own name, and is None for numeric features and vectors. The
+    tables of the ids themselves, `item_id` and `user_id`, may be fed too."""
     pooling: Literal["mean", "sum"] = "mean"
     separator: str | None = None
     """What separates the values of a categorical list that is written as text; None where the column holds lists."""
@@ -88,14 +91,14 @@ class Feature(_Strict):
     @model_validator(mode="before")
     @classmethod
     def _default_table(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("type") != "numeric":
-            data.setdefault("table", data.get("name"))
+        if isinstance(data, dict) and data.get("type") not in DENSE:
+            return {"table": data.get("name")} | data
         return data
 
     @model_validator(mode="after")
     def _check(self) -> Feature:
-        if self.type == "numeric" and self.table is not None:
-            raise ValueError(f"feature `{self.name}`: numeric features feed no table")
+        if self.type in DENSE and self.table is not None:
+            raise ValueError(f"feature `{self.name}`: {self.type} features feed no table")
         if self.separator is not None and self.type != "categorical_list":
             raise ValueError(f"feature `{self.name}`: only a categorical_list has a `separator`")
         if self.entity == "event" and self.type not in ("categorical", "numeric"):

@@ -1,4 +1,4 @@
-"""Side features: from columns of a side table to jagged rows of table rows."""
+"""Side features: from columns of a side table to jagged rows of table rows, numbers and vectors."""
 
 from __future__ import annotations
 
@@ -29,13 +29,17 @@ class SideTable:
 
     Attributes:
         source: where it came from.
+        connection: DuckDB, where the source is attached.
         ids: `[rows]` int64, the dense id of each row, ascending and distinct.
+        places: `[rows]` int64, the place of each row in the source, as `SourceTable.locate` takes it.
         columns: the columns asked for, `[rows]` each.
         unused: rows of ids that have no event.
     """
 
     source: SourceTable
+    connection: duckdb.DuckDBPyConnection
     ids: NDArray[np.int64]
+    places: NDArray[np.int64]
     columns: pa.Table
     unused: int
 
@@ -86,7 +90,9 @@ def read_side_table(
     if known.any():
         dense[known] = Vocabulary(ids.values).encode(keys[known].astype(ids.values.dtype))
     order = np.argsort(dense, kind="stable")[int((dense == 0).sum()) :]
-    return SideTable(source, dense[order], table.select(list(columns)).take(order), int((dense == 0).sum()))
+    places = table[ROW].to_numpy()[order]
+    kept = table.select(list(columns)).take(order)
+    return SideTable(source, connection, dense[order], places, kept, int((dense == 0).sum()))
 
 
 @dataclass(frozen=True)
@@ -244,6 +250,63 @@ def numeric_column(feature: Feature, side: SideTable, n: int) -> tuple[NDArray[n
     out = np.zeros(n + 1, dtype=np.float32)
     out[side.ids[present]] = (values[present] - mean) / deviation
     return out, (mean, deviation)
+
+
+def vector_column(feature: Feature, side: SideTable, n: int) -> tuple[NDArray[np.float32], int]:
+    """The feature as `[n + 1, dim]` float32, as given; zeros where there is no row or no value.
+
+    Args:
+        feature: of type `vector`.
+        side: the table that has its column.
+        n: number of entities. Memory is that of the result and of the column.
+
+    Returns:
+        The vectors, and the number of entities without one.
+
+    Raises:
+        DataError: the column holds no lists of numbers, no vector at all, vectors of different lengths, or a value
+            that is missing or not finite in float32.
+    """
+    column = side.columns[feature.column].combine_chunks()
+    there = column.is_valid().to_numpy(zero_copy_only=False)
+    if not there.any():
+        raise DataError(
+            f"{side.source.label}: column `{feature.column}` is empty in every row of the log's {side.source.role}; "
+            f"feature `{feature.name}` (vector) needs lists of numbers. Fill the column or leave out the feature"
+        )
+    kind = column.type
+    lists = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not (lists and (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type))):
+        raise _wrong_type(feature, side, kind, "lists of numbers (CSV holds none: write Parquet)")
+    column, ids, places = column.drop_null(), side.ids[there], side.places[there]
+    lengths = pc.list_value_length(column).to_numpy(zero_copy_only=False)
+    first = int(places.argmin())
+    dim = int(lengths[first])
+    if dim == 0:
+        raise _bad_vectors(feature, side, places[[first]], "the vector has no values")
+    if (other := lengths != dim).any():
+        file, row = side.source.locate(side.connection, int(places[first]))
+        length = lengths[other][places[other].argmin()]
+        problem = f"the vector has {length} values, and that of row {row} of {file} has {dim}"
+        raise _bad_vectors(feature, side, places[other], problem)
+    flat = pc.list_flatten(column).to_numpy(zero_copy_only=False)
+    with np.errstate(over="ignore"):  # found below
+        vectors = flat.astype(np.float32).reshape(-1, dim)
+    if (bad := ~np.isfinite(vectors).all(axis=1)).any():
+        raise _bad_vectors(feature, side, places[bad], "the vector holds a missing, infinite or too large number")
+    out = np.zeros((n + 1, dim), dtype=np.float32)
+    out[ids] = vectors
+    return out, n - len(ids)
+
+
+def _bad_vectors(feature: Feature, side: SideTable, places: NDArray[np.int64], problem: str) -> DataError:
+    """The error that names the first of the given places."""
+    file, row = side.source.locate(side.connection, int(places.min()))
+    others = f" ({len(places):,} such rows)" if len(places) > 1 else ""
+    return DataError(
+        f"{file}: column `{feature.column}`, row {row} (from 0): {problem}{others}. Feature `{feature.name}` needs "
+        "finite vectors of one length; correct the row or leave its value empty (null), which counts as zeros"
+    )
 
 
 def side_columns(schema: Schema, entity: Entity) -> dict[str, str]:

@@ -58,9 +58,13 @@ class SourceTable:
         """
         if isinstance(source, pd.DataFrame):
             try:
-                return cls(role, frame=pa.Table.from_pandas(source, preserve_index=False))
+                frame = pa.Table.from_pandas(source, preserve_index=False)
             except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
                 raise DataError(f"{role} frame: {error}; give every column one type") from None
+            for column in frame.schema:
+                if "halffloat" in str(column.type):  # DuckDB reads them from Parquet only
+                    raise DataError(f"{role} frame: column `{column.name}` holds 16-bit floats. Make them float32")
+            return cls(role, frame=frame)
         paths = [source] if isinstance(source, str | Path) else list(source)
         files = [file for path in paths for file in _files(role, Path(path))]
         kinds = sorted({_kind(file) for file in files})

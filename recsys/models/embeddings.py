@@ -11,9 +11,31 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.catalogue import Catalogue, gather_jagged
-from recsys.features.schema import Feature
+from recsys.features.schema import DENSE, Feature
 
 POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
+
+
+class FrozenVectors(nn.Module):
+    """Given vectors of the items, projected to the model width. They are no parameters: only the projection learns.
+
+    A saved model has the vectors in its catalogue, and so they are in no checkpoint.
+
+    Args:
+        values: `[n_items + 1, dim]` float32; kept without a copy.
+        width: the model width.
+    """
+
+    values: Tensor
+
+    def __init__(self, values: Tensor, width: int):
+        super().__init__()
+        self.register_buffer("values", values, persistent=False)
+        self.project = nn.Linear(values.shape[1], width, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """The projected vectors of the items `ids` `[n]` int64, `[n, width]`."""
+        return self.project(self.values[ids])
 
 
 class ItemEncoder(nn.Module):
@@ -21,6 +43,8 @@ class ItemEncoder(nn.Module):
 
     Adding the projections is one linear map of the concatenated embeddings. An embedding that already has the model
     width is added as it is, so that ids alone cost no matrix product.
+
+    Numbers and given vectors (`FrozenVectors`) are projected and added likewise.
 
     Ids are looked up in a TorchRec EmbeddingCollection and side features in an EmbeddingBagCollection. Gradients are
     sparse: a step touches the rows it looked up, whatever the size of the table.
@@ -38,7 +62,7 @@ class ItemEncoder(nn.Module):
         super().__init__()
         schema = catalogue.schema
         features = schema.of("item") if side_features else ()
-        self.bagged = tuple(feature for feature in features if feature.type != "numeric")
+        self.bagged = tuple(feature for feature in features if feature.type not in DENSE)
         self.numeric = tuple(feature.name for feature in features if feature.type == "numeric")
         init = partial(nn.init.normal_, std=init_std)
 
@@ -69,6 +93,8 @@ class ItemEncoder(nn.Module):
         if self.numeric:
             stacked = torch.stack([catalogue.numeric[name] for name in self.numeric], dim=1)
             self.register_buffer("numeric_values", stacked, persistent=False)
+        vectors = (catalogue.vectors[feature.name] for feature in features if feature.type == "vector")
+        self.frozen = nn.ModuleList(FrozenVectors(values, width) for values in vectors)
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors of the items `ids` `[n]` int64, `[n, width]`; distinct ids spare the optimiser a merge."""
@@ -81,6 +107,8 @@ class ItemEncoder(nn.Module):
                 vectors = vectors + self._to_width(feature.name, pooled[feature.name])
         if self.numeric_map is not None:
             vectors = vectors + self.numeric_map(self.numeric_values[ids])
+        for frozen in self.frozen:
+            vectors = vectors + frozen(ids)
         return vectors
 
     def _to_width(self, name: str, embedding: Tensor) -> Tensor:

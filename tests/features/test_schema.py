@@ -25,6 +25,9 @@ def parse(**keys: object) -> Schema:
         ({"features": [BRAND | {"name": "action"}]}, "taken by the column of events"),
         ({"features": [BRAND | {"table": "query"}]}, r"\['query'\] belong to the columns of events"),
         ({"features": [BRAND | {"type": "numeric", "table": "t"}]}, "numeric features feed no table"),
+        ({"features": [BRAND | {"type": "vector", "table": "t"}]}, "vector features feed no table"),
+        ({"features": [BRAND | {"entity": "event", "type": "vector"}]}, "an event is categorical or numeric"),
+        ({"features": [BRAND | {"type": "vector"}], "tables": {"brand": {}}}, r"no feature feeds \['brand'\]"),
         ({"features": [BRAND | {"separator": ","}]}, "only a categorical_list has a `separator`"),
         ({"features": [BRAND | {"entity": "event", "type": "text"}]}, "an event is categorical or numeric"),
         ({"features": [BRAND | {"table": "user_id"}]}, "set `user_table`"),
@@ -60,6 +63,13 @@ def test_tables_default_to_the_feature_s_own() -> None:
     )
     assert [schema.table(feature).dim for feature in schema.features] == [8, 8, 4]
     assert parse(features=[BRAND]).table(schema.features[0]) == Table()
+
+
+def test_a_vector_feeds_no_table_and_survives_a_dump() -> None:
+    schema = parse(features=[BRAND | {"type": "vector"}])
+    assert schema.features[0].table is None
+    assert "table" not in BRAND  # what is parsed is not changed
+    assert Schema.parse(schema.model_dump(mode="json")) == schema
 
 
 @pytest.mark.parametrize("name", dataset_names())

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -139,6 +141,59 @@ def test_numbers_are_standardised_over_the_items_of_the_log() -> None:
     assert constant.scaling == {"price": (2, 1)} and not constant.item_numeric["price"].any()
 
 
+VECTOR = {"name": "image", "column": "pixels", "type": "vector"}
+PIXELS: list = [[0.1, 2.0], None, [7.0, math.nan], [-1.0, 4.0]]  # of the items 40, 10, 99 (not in the log) and 20
+EXPECTED = np.array([[0, 0], [0, 0], [-1, 4], [0, 0], [0.1, 2]], dtype=np.float32)
+
+
+def test_vectors_are_kept_as_given_and_missing_ones_are_zeros() -> None:
+    log = EventLog.from_frame(EVENTS, schema(VECTOR), items(pixels=PIXELS))
+    assert log.item_vectors["image"].dtype == np.float32 and np.array_equal(log.item_vectors["image"], EXPECTED)
+    assert log.facts["image_vectors_missing"] == 2  # item 10 has no value, item 30 no row
+    assert log.table_rows == {"item_id": 5} and not log.item_features and not log.user_vectors
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        pa.list_(pa.float64()),
+        pa.list_(pa.float32()),
+        pa.list_(pa.float16()),
+        pa.large_list(pa.float32()),
+        pa.list_(pa.float32(), 2),
+        pa.list_(pa.int16()),
+    ],
+    ids=str,
+)
+def test_vectors_from_parquet(tmp_path: Path, kind: pa.DataType) -> None:
+    rows: list = [[3, -2], None, [7, 8], [-1, 4]]
+    half = pa.types.is_float16(kind.value_type)
+    column = pa.array([row and [np.float16(x) for x in row] for row in rows] if half else rows, kind)
+    pq.write_table(pa.table({"item_id": [40, 10, 99, 20], "pixels": column}), tmp_path / "items.parquet")
+    log = EventLog.from_frame(EVENTS, schema(VECTOR), tmp_path / "items.parquet")
+    assert log.item_vectors["image"].tolist() == [[0, 0], [0, 0], [-1, 4], [0, 0], [3, -2]]
+
+
+def test_arrays_are_vectors_and_users_have_them_too() -> None:
+    users = pd.DataFrame({"user_id": [2, 1], "taste": list(np.eye(2, 3, dtype=np.float32))})
+    log = EventLog.from_frame(
+        EVENTS, schema({"name": "taste", "column": "taste", "type": "vector", "entity": "user"}), users=users
+    )
+    assert log.user_vectors["taste"].tolist() == [[0, 0, 0], [0, 1, 0], [1, 0, 0]] and not log.item_vectors
+
+
+def test_a_bad_vector_is_found_in_its_file(tmp_path: Path) -> None:
+    for name, ids, pixels in (("a", [99, 20], [[1.0], [1.0, 2.0]]), ("b", [98, 40, 10], [[], [1.0, 2.0], [3.0]])):
+        pd.DataFrame({"item_id": ids, "pixels": pixels}).to_parquet(tmp_path / f"{name}.parquet")
+    with pytest.raises(DataError) as caught:
+        EventLog.from_frame(EVENTS, schema(VECTOR), tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'b.parquet'}: column `pixels`, row 2 (from 0): the vector has 1 values, and that of row 1 "
+        f"of {tmp_path / 'a.parquet'} has 2. Feature `image` needs finite vectors of one length; correct the row or "
+        "leave its value empty (null), which counts as zeros"
+    )
+
+
 def test_titles_fall_back_to_the_raw_id() -> None:
     log = EventLog.from_frame(EVENTS, schema(title="name"), items(name=["Forty", "Ten", "unused", None]))
     assert log.item_titles is not None and log.item_titles.tolist() == ["", "Ten", "20", "30", "Forty"]
@@ -170,6 +225,27 @@ ERRORS = {
     "no text": ((BRAND | {"type": "text"},), items(brand=1), "needs text"),
     "no number": ((BRAND | {"type": "numeric"},), items(brand="a"), "needs numbers"),
     "infinite": ((BRAND | {"type": "numeric"},), items(brand=math.inf), "infinite in 3 rows"),
+    "other length": (
+        (VECTOR,),
+        items(pixels=[[1.0], [2.0], [1.0, 2.0], [1, 2]]),
+        "row 3 .*has 2 values.* row 0 .*has 1",
+    ),
+    "two lengths": ((VECTOR,), items(pixels=[[1], [1, 2], [], [1, 2, 3]]), r"row 1 .*has 2 values.*\(2 such rows\)"),
+    "empty vector": ((VECTOR,), items(pixels=[[], [], [1.0], []]), "row 0 .*the vector has no values"),
+    "not a number": ((VECTOR,), items(pixels=[[1.0], [math.nan], [1.0], [1.0]]), "row 1 .*holds a missing.*null"),
+    "gap": ((VECTOR,), items(pixels=[[1.0, 2.0], [1.0, None], [1.0], [1.0, 3.0]]), "row 1 .*holds a missing"),
+    "infinite vector": ((VECTOR,), items(pixels=[np.array([math.inf])] * 4), r"row 0 .*infinite.*\(3 such rows\)"),
+    "beyond float32": ((VECTOR,), items(pixels=[[1e39], [1.0], [1.0], [1.0]]), "row 0 .*too large"),
+    "no vector": ((VECTOR,), items(pixels=None), "column `pixels` is empty in every row of the log's items"),
+    "none of the log": ((VECTOR,), items(pixels=[None, None, [1.0], None]), "is empty in every row"),
+    "strings": ((VECTOR,), items(pixels=[["1"]] * 4), "needs lists of numbers.*write Parquet"),
+    "nested": ((VECTOR,), items(pixels=[[[1.0]]] * 4), "needs lists of numbers"),
+    "text of a vector": ((VECTOR,), items(pixels="[1, 2]"), "has type string; .*needs lists of numbers"),
+    "half floats": (
+        (VECTOR,),
+        items(pixels=[np.ones(2, dtype=np.float16)] * 4),
+        "column `pixels` holds 16-bit floats. Make",
+    ),
     "two kinds": (
         (BRAND, {"name": "other", "column": "other", "type": "categorical", "table": "brand"}),
         items(brand="a", other=1),
@@ -188,15 +264,19 @@ def test_one_clear_error(case: str) -> None:
 
 def test_saved_side_features_come_back(tmp_path: Path) -> None:
     features = [BRAND, {"name": "price", "column": "price", "type": "numeric"}, {"name": "bio", "column": "bio"}]
+    features.append(VECTOR)
     features[2] |= {"type": "text", "entity": "user"}
     users = pd.DataFrame({"user_id": [1, 2], "bio": ["likes red", "red, red"]})
     toy = schema(*features, title="brand", tables={"bio": {"encoding": "hash", "buckets": 9}})
-    log = EventLog.from_frame(EVENTS, toy, items(brand=["a", "b", "c", None], price=[1, 2, 3, 4]), users)
+    log = EventLog.from_frame(EVENTS, toy, items(brand=["a", "b", "c", None], price=[1, 2, 3, 4], pixels=PIXELS), users)
     log.save(tmp_path / "log")
     opened = EventLog.open(tmp_path / "log")
     assert opened.item_features["brand"].values.tolist() == log.item_features["brand"].values.tolist()
     assert opened.user_features["bio"].offsets.tolist() == [0, 0, 2, 4]
     assert opened.item_numeric["price"].tolist() == log.item_numeric["price"].tolist()
+    assert isinstance(opened.item_vectors["image"], np.memmap)
+    assert np.array_equal(opened.item_vectors["image"], EXPECTED) and not opened.user_vectors
+    assert opened.facts["image_vectors_missing"] == 2
     assert opened.table_rows == log.table_rows and opened.encoders["bio"] == HashBuckets(9)
     assert isinstance(opened.encoders["brand"], Vocabulary)
     assert opened.item_titles is not None and opened.item_titles.tolist() == ["", "b", "20", "30", "a"]
