@@ -74,13 +74,13 @@ ABLATION: dict[str, dict[str, Any]] = {
         f"{NETWORK}.width": 64,
         f"{NETWORK}.layers": 2,
         f"{NETWORK}.heads": 2,
-        "trainer.max_epochs": 40,
+        "trainer.max_epochs": 20,
     }
     | IDS_ALONE,
 }
 ABLATION_NOTE = {
     "movielens_100k": "the recipe with this one part changed",
-    "amazon_beauty": "a smaller model than the recipe's: ids alone, width 64, 2 layers, 2 heads, at most 40 epochs",
+    "amazon_beauty": "a smaller model than the recipe's: ids alone, width 64, 2 layers, 2 heads, at most 20 epochs",
 }
 
 

@@ -16,8 +16,8 @@ from _record import ratio, record
 from _sides import SETTINGS, arguments, judge, peers_python, session
 
 EPOCHS = {
-    "amazon_beauty": {"replay": 12, "replay_bucketed": 12, "rectools": 5},
-    "movielens_100k": {"replay": 60, "replay_bucketed": 60, "rectools": 20},
+    "amazon_beauty": {"replay": 6, "replay_bucketed": 6, "rectools": 3},
+    "movielens_100k": {"replay": 30, "replay_bucketed": 30, "rectools": 15},
 }
 """Epochs of a comparison; RecTools draws negatives for every position and is an order of magnitude slower."""
 

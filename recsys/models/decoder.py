@@ -76,7 +76,10 @@ class Block(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A stack of blocks with a final norm.
+    """A stack of blocks between two norms.
+
+    The norm at the input gives every token the scale that the blocks write at. Embeddings start small, and without it
+    an item is drowned by the first attention layer until its row has grown: training takes several times the epochs.
 
     Args:
         width: model width.
@@ -89,6 +92,7 @@ class Decoder(nn.Module):
     def __init__(self, width: int, layers: int, heads: int, hidden_ratio: float = 8 / 3, dropout: float = 0.2):
         super().__init__()
         hidden = -(-round(width * hidden_ratio) // 8) * 8
+        self.input_norm = RMSNorm(width)
         self.dropout = Dropout(dropout)
         self.blocks = nn.ModuleList(Block(width, heads, hidden, dropout) for _ in range(layers))
         self.norm = RMSNorm(width)
@@ -109,7 +113,7 @@ class Decoder(nn.Module):
         Returns:
             `[B, L, width]`; padded places hold numbers of no meaning.
         """
-        x = self.dropout(x)
+        x = self.dropout(self.input_norm(x))
         for block in self.blocks:
             x = block(x, multiplier, mask)
         out: Tensor = self.norm(x)
