@@ -93,6 +93,14 @@ def test_slots_do_not_see_each_other_nor_their_future():
     assert not torch.equal(before[0, 6], after[0, 6])
 
 
+def test_the_scale_of_the_embeddings_does_not_matter():
+    """Rows start small: an item must reach the first layer at the scale of the layers all the same."""
+    torch.manual_seed(0)
+    decoder = Decoder(WIDTH, 2, HEADS).eval()
+    x = torch.randn(2, LENGTH, WIDTH)
+    torch.testing.assert_close(decoder(0.05 * x, turns()), decoder(20 * x, turns()), atol=1e-3, rtol=1e-3)
+
+
 def test_pad_places_every_row():
     values = torch.arange(1, 7).unsqueeze(-1)
     padded, at = pad(values, torch.tensor([2, 0, 3, 1]))
