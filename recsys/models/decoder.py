@@ -79,7 +79,7 @@ class Decoder(nn.Module):
     """A stack of blocks between two norms.
 
     The norm at the input gives every token the scale that the blocks write at. Embeddings start small, and without it
-    an item is drowned by the first attention layer until its row has grown: training takes several times the epochs.
+    an item is drowned by the first attention layer until its row has grown.
 
     Args:
         width: model width.
