@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
+from recsys.features.queries import Queries
+
 
 @dataclass(frozen=True)
 class SequenceBatch:
@@ -20,7 +22,15 @@ class SequenceBatch:
         timestamp: `[T]` int64, Unix seconds of each event.
         target: `[T]` int64, the item that follows each event; 0 carries no loss. None outside training.
         target_timestamp: `[T]` int64, the time of the request that `target` answers. None outside training.
+        target_action: `[T]` int64, what was done with `target`. None outside training and for logs without actions.
+        target_query: `[T]` int64, the row of `queries` that `target` answers. None outside training or without any.
+        cutoff: `[T]` int64, events of the user that lie before the request of `target`: what a model may know of when
+            it is asked. None outside training.
         request_timestamp: `[B]` int64, the time for which recommendations are wanted. None: the time of the last event.
+        request_query: `[B]` int64, the row of `queries` that is asked for; 0 asks for recommendations. None: nobody
+            searches.
+        queries: the queries that `query`, `target_query` and `request_query` name. None: there are none.
+        query: `[T]` int64, the row of `queries` that each event answered. None: there are none.
     """
 
     user_id: Tensor
@@ -28,7 +38,13 @@ class SequenceBatch:
     timestamp: Tensor
     target: Tensor | None = None
     target_timestamp: Tensor | None = None
+    target_action: Tensor | None = None
+    target_query: Tensor | None = None
+    cutoff: Tensor | None = None
     request_timestamp: Tensor | None = None
+    request_query: Tensor | None = None
+    queries: Queries | None = None
+    query: Tensor | None = None
 
     @property
     def item_id(self) -> Tensor:
@@ -76,7 +92,7 @@ class SequenceBatch:
         item_id: Tensor,
         timestamp: Tensor,
         extra: dict[str, Tensor] | None = None,
-        **targets: Tensor | None,
+        **others: Any,
     ) -> SequenceBatch:
         """Builds a batch from flat tensors.
 
@@ -86,7 +102,7 @@ class SequenceBatch:
             item_id: `[T]` int64 with `T = lengths.sum()`.
             timestamp: `[T]` int64 seconds.
             extra: further event features, `[T]` int64 each.
-            targets: `target`, `target_timestamp`, `request_timestamp` as in the class.
+            others: further fields of the class by name.
         """
         columns = {"item_id": item_id} | (extra or {})
         features = KeyedJaggedTensor(
@@ -94,4 +110,4 @@ class SequenceBatch:
             values=torch.cat(list(columns.values())),
             lengths=lengths.repeat(len(columns)),
         )
-        return cls(user_id=user_id, features=features, timestamp=timestamp, **targets)
+        return cls(user_id=user_id, features=features, timestamp=timestamp, **others)

@@ -34,6 +34,20 @@ class Recommender(abc.ABC):
     def scores(self, batch: SequenceBatch) -> Tensor:
         """Scores of the whole catalogue, `[B, n_items + 1]` float32; column 0 is `-inf`."""
 
+    @torch.no_grad()
+    def candidate_scores(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
+        """Scores of given candidates: what ranks them, where a model has something better than its retrieval.
+
+        Args:
+            batch: B histories.
+            candidates: `[B, C]` int64 item ids of each user; 0 fills up shorter rows.
+
+        Returns:
+            `[B, C]` float32, higher is better; `-inf` where the candidate is 0. A score does not depend on the other
+            candidates.
+        """
+        return self.scores(batch).gather(1, candidates)
+
     @abc.abstractmethod
     def config(self) -> dict[str, Any]:
         """JSON-able arguments from which `from_state` rebuilds the model."""
@@ -77,6 +91,13 @@ class VectorRecommender(Recommender):
         scores = self.user_vectors(batch).float() @ self.item_vectors().float().T
         scores[:, 0] = -torch.inf
         return scores
+
+    @torch.no_grad()
+    def candidate_scores(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
+        distinct, place = torch.unique(candidates, return_inverse=True)
+        vectors = self.item_vectors(distinct).float()[place]
+        scores = torch.bmm(vectors, self.user_vectors(batch).float().unsqueeze(-1)).squeeze(-1)
+        return scores.masked_fill(candidates == 0, -torch.inf)
 
 
 class FittedRecommender(Recommender):
