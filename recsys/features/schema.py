@@ -9,12 +9,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 FeatureType = Literal["categorical", "categorical_list", "numeric", "text", "vector"]
-Entity = Literal["item", "user", "event"]
+Entity = Literal["item", "user", "event", "query"]
 
 DENSE = ("numeric", "vector")
 """Types of features that are numbers already, and so feed no table."""
 
-CODES = ("action", "query", "session_id")
+OF_QUERIES = ("text",)
+"""Types of features that a query has."""
+
+CODES = ("action", "query", "session_id", "request_id")
 """Optional columns of a log whose values become codes."""
 
 
@@ -42,10 +45,12 @@ class EventColumns(_Strict):
     position: str | None = None
     propensity: str | None = None
     session_id: str | None = None
+    request_id: str | None = None
+    """Column that names the request an event answers: events of a user that share it were shown together."""
 
     def optional(self) -> dict[str, str]:
         """Canonical name -> source column, of the optional columns that the log has."""
-        names = ("action", "query", "weight", "position", "propensity", "session_id")
+        names = ("action", "query", "weight", "position", "propensity", "session_id", "request_id")
         return {name: column for name in names if (column := getattr(self, name)) is not None}
 
 
@@ -73,10 +78,11 @@ class Table(_Strict):
 
 
 class Feature(_Strict):
-    """A side feature of an item, a user or an event."""
+    """A side feature of an item, a user, an event or a query."""
 
     name: str
-    column: str
+    column: str = ""
+    """Column of the entity's table; a feature of a query has none, it reads the text of the query itself."""
     type: FeatureType
     entity: Entity = "item"
     table: str | None = None
@@ -85,15 +91,21 @@ class Feature(_Strict):
     pooling: Literal["mean", "sum"] = "mean"
     separator: str | None = None
     """What separates the values of a categorical list that is written as text; None where the column holds lists."""
+    characters: tuple[int, int] | None = None
+    """Shortest and longest run of characters that a text gives beside its words, as in fastText (Bojanowski et al.,
+    2017); None: words alone."""
     max_values: Annotated[int, Field(gt=0)] = 32
-    """Values of a list or words of a text beyond this many are cut (and counted)."""
+    """Values of a list or a text beyond this many are cut (and counted); 256 where `characters` is set. The words of a
+    text stand before its runs of characters."""
 
     @model_validator(mode="before")
     @classmethod
-    def _default_table(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("type") not in DENSE:
-            return {"table": data.get("name")} | data
-        return data
+    def _defaults(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        table = {} if data.get("type") in DENSE else {"table": data.get("name")}
+        longer = {"max_values": 256} if data.get("characters") is not None else {}
+        return table | longer | data
 
     @model_validator(mode="after")
     def _check(self) -> Feature:
@@ -101,9 +113,28 @@ class Feature(_Strict):
             raise ValueError(f"feature `{self.name}`: {self.type} features feed no table")
         if self.separator is not None and self.type != "categorical_list":
             raise ValueError(f"feature `{self.name}`: only a categorical_list has a `separator`")
+        if self.characters is not None and self.type != "text":
+            raise ValueError(f"feature `{self.name}`: only a text has `characters`")
+        if self.characters is not None and not 1 <= self.characters[0] <= self.characters[1]:
+            raise ValueError(f"feature `{self.name}`: `characters` are [shortest, longest], from 1, as in [3, 5]")
         if self.entity == "event" and self.type not in ("categorical", "numeric"):
             raise ValueError(f"feature `{self.name}`: a feature of an event is categorical or numeric")
+        if self.entity != "query" and not self.column:
+            raise ValueError(f"feature `{self.name}`: set `column` to the column of the table that holds it")
+        if self.entity == "query":
+            self._check_query()
         return self
+
+    def _check_query(self) -> None:
+        if self.column:
+            raise ValueError(
+                f"feature `{self.name}`: a feature of a query reads the queries themselves (`events.query`); "
+                "leave `column` out"
+            )
+        if self.type not in OF_QUERIES:
+            raise ValueError(f"feature `{self.name}`: a feature of a query is of type {' or '.join(OF_QUERIES)}")
+        if self.table in ("item_id", "user_id"):
+            raise ValueError(f"feature `{self.name}`: words of a query are no ids: give it another table")
 
 
 class Schema(_Strict):
@@ -149,6 +180,10 @@ class Schema(_Strict):
             raise ValueError(f"tables: the names {sorted(map(str, taken))} belong to the columns of events")
         if {"item_id", "user_id"} & set(self.tables):
             raise ValueError("tables: `item_id` and `user_id` are set by `item_table` and `user_table`")
+        if self.events.query is None and (asking := self.of("query")):
+            raise ValueError(
+                f"feature `{asking[0].name}` reads queries: set `events.query` to the column that holds their text"
+            )
         if self.user_table is None and any(feature.table == "user_id" for feature in self.features):
             raise ValueError("a feature feeds the table `user_id`: set `user_table`")
         return self
@@ -161,7 +196,7 @@ class Schema(_Strict):
         return own or self.tables.get(feature.table, Table())
 
     def of(self, entity: Entity) -> tuple[Feature, ...]:
-        """The features of items, users or events, in the schema's order."""
+        """The features of items, users, events or queries, in the schema's order."""
         return tuple(feature for feature in self.features if feature.entity == entity)
 
     @classmethod

@@ -9,6 +9,9 @@ from recsys.features.schema import Schema, SchemaError, Table
 
 BRAND = {"name": "brand", "column": "brand", "type": "categorical"}
 
+WORDS = {"name": "words", "type": "text", "entity": "query"}
+ASKED = {"events": {"query": "asked"}}
+
 
 def parse(**keys: object) -> Schema:
     return Schema.parse({"name": "toy"} | keys)
@@ -31,6 +34,15 @@ def parse(**keys: object) -> Schema:
         ({"features": [BRAND | {"separator": ","}]}, "only a categorical_list has a `separator`"),
         ({"features": [BRAND | {"entity": "event", "type": "text"}]}, "an event is categorical or numeric"),
         ({"features": [BRAND | {"table": "user_id"}]}, "set `user_table`"),
+        ({"features": [{"name": "brand", "type": "categorical"}]}, "feature `brand`: set `column`"),
+        ({"features": [BRAND | {"characters": [3, 5]}]}, "only a text has `characters`"),
+        ({"features": [BRAND | {"type": "text", "characters": [5, 3]}]}, r"as in \[3, 5\]"),
+        ({"features": [BRAND | {"type": "text", "characters": [0, 3]}]}, r"as in \[3, 5\]"),
+        ({"features": [WORDS]}, "feature `words` reads queries: set `events.query`"),
+        (ASKED | {"features": [WORDS | {"column": "text"}]}, "leave `column` out"),
+        (ASKED | {"features": [WORDS | {"type": "categorical"}]}, "a query is of type text"),
+        (ASKED | {"features": [WORDS | {"table": "item_id"}]}, "words of a query are no ids"),
+        (ASKED | {"features": [WORDS | {"name": "request_id"}]}, "taken by the column of events"),
         ({"tables": {"colour": {}}}, r"no feature feeds \['colour'\]"),
         ({"features": [BRAND | {"table": "item_id"}], "tables": {"item_id": {}}}, "are set by `item_table`"),
         ({"features": [BRAND], "tables": {"brand": {"encoding": "hash"}}}, "`buckets` is needed"),
@@ -63,6 +75,16 @@ def test_tables_default_to_the_feature_s_own() -> None:
     )
     assert [schema.table(feature).dim for feature in schema.features] == [8, 8, 4]
     assert parse(features=[BRAND]).table(schema.features[0]) == Table()
+
+
+def test_a_query_feature_may_share_the_table_of_an_item_text() -> None:
+    title = {"name": "title", "column": "title", "type": "text", "characters": [3, 5]}
+    schema = parse(**ASKED, features=[title, WORDS | {"table": "title"}], tables={"title": {"dim": 8}})
+    assert [schema.table(feature).dim for feature in schema.features] == [8, 8]
+    assert [feature.name for feature in schema.of("query")] == ["words"]
+    assert [feature.max_values for feature in schema.features] == [256, 32]
+    assert parse(features=[title | {"max_values": 9}]).features[0].max_values == 9
+    assert Schema.parse(schema.model_dump(mode="json")) == schema
 
 
 def test_a_vector_feeds_no_table_and_survives_a_dump() -> None:
