@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from recsys.features.column_store import ColumnSink
+from recsys.features.encoders import build_encoders
 from recsys.features.event_log import EventLog
 from recsys.features.event_stream import merge_duplicates, sorted_events
 from recsys.features.jagged import JaggedColumn, offsets_of
+from recsys.features.raw_values import RawValues, jagged_column
 from recsys.features.schema import CODES, DENSE, Entity, Schema, Table
 from recsys.features.side_features import (
     SideTable,
-    build_encoders,
-    jagged_column,
     numeric_column,
     raw_values,
     read_side_table,
     side_columns,
     vector_column,
-    vocabulary_values,
 )
 from recsys.features.staging import Staged
 from recsys.features.tables import DataError, SourceTable
-from recsys.features.vocabulary import Encoder, Vocabulary
+from recsys.features.text import text_values
+from recsys.features.vocabulary import Encoder, Vocabulary, as_values
 
 Progress = Callable[[str, int, int], None]
 """Called with the stage's name, the rows done and the rows in all."""
@@ -73,10 +75,10 @@ def encode(
         for feature in schema.of(_ENTITY[role])
         if feature.type not in DENSE
     }
-    values = [(part.feature, vocabulary_values(part)) for part in raw.values()]
-    values += [(f, staged.distinct(f.name)) for f in schema.of("event") if f.table is not None]
-    encoders: dict[str, Encoder] = {"user_id": users, "item_id": items, **build_encoders(schema, values)}
-    encoders |= {name: Vocabulary.of(staged.distinct(name)) for name in CODES if name in staged.coded}
+    codes = {name: Vocabulary.of(staged.distinct(name)) for name in CODES if name in staged.coded}
+    asked = _query_texts(staged, schema, codes["query"]) if schema.of("query") else {}
+    parts = [*raw.values(), *asked.values(), *_of_events(staged, schema)]
+    encoders: dict[str, Encoder] = {"user_id": users, "item_id": items, **build_encoders(schema, parts), **codes}
 
     jagged: dict[str, dict[str, JaggedColumn]] = {"items": {}, "users": {}}
     numeric: dict[str, dict[str, NDArray[np.float32]]] = {"items": {}, "users": {}}
@@ -95,6 +97,11 @@ def encode(
             column, dropped, cut = jagged_column(raw[feature.name], encoders[str(feature.table)], n)
             jagged[role][feature.name] = column
             facts |= {f"{feature.name}_values_dropped": dropped, f"{feature.name}_values_cut": cut}
+    query_features: dict[str, JaggedColumn] = {}
+    for name, values in asked.items():
+        column, dropped, cut = jagged_column(values, encoders[str(values.feature.table)], len(codes["query"]))
+        query_features[name] = column
+        facts |= {f"{name}_values_dropped": dropped, f"{name}_values_cut": cut}
     scaling |= {f.name: staged.scaling(f.name) for f in schema.of("event") if f.type == "numeric"}
 
     lengths = np.zeros(len(users) + 1, dtype=np.int64)
@@ -120,6 +127,7 @@ def encode(
         user_numeric=numeric["users"],
         item_vectors=vectors["items"],
         user_vectors=vectors["users"],
+        query_features=query_features,
         scaling=scaling,
         item_titles=_titles(schema, tables.get("items"), items),
         fingerprint=fingerprint,
@@ -137,6 +145,21 @@ def _id_vocabulary(staged: Staged, name: str, table: Table | None) -> Vocabulary
             f"{_MAX_IDS:,}. Split the log"
         )
     return Vocabulary.of(values, buckets)
+
+
+def _query_texts(staged: Staged, schema: Schema, queries: Vocabulary) -> dict[str, RawValues]:
+    """The words of the distinct queries by feature; each query counts as often as it was asked."""
+    ids = np.arange(1, len(queries) + 1)
+    texts = pa.Array.from_pandas(queries.values)
+    copies = staged.counts("query", queries)
+    return {f.name: replace(text_values(f, ids, texts), copies=copies) for f in schema.of("query")}
+
+
+def _of_events(staged: Staged, schema: Schema) -> list[RawValues]:
+    """The distinct values of the event features that feed a table; which event holds which is found later."""
+    none = np.zeros(0, dtype=np.int64)
+    features = [feature for feature in schema.of("event") if feature.table is not None]
+    return [RawValues(feature, none, none, as_values(staged.distinct(feature.name))) for feature in features]
 
 
 def _titles(schema: Schema, side: SideTable | None, items: Vocabulary) -> NDArray[np.str_] | None:

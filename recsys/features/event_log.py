@@ -11,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from numpy.typing import NDArray
 
 from recsys.features.jagged import JaggedColumn
+from recsys.features.queries import Queries
 from recsys.features.schema import DENSE, Entity, FeatureType, Schema
 from recsys.features.tables import TableInput
 from recsys.features.vocabulary import Encoder, HashBuckets, Vocabulary
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Version of the files `save` writes; part of every fingerprint, so an old cache is never read by new code."""
 
 MANIFEST = "manifest.json"
@@ -38,15 +40,17 @@ class EventLog:
         items: raw item id <-> item id.
         offsets: `[n_users + 2]` int64; the events of user `u` are `offsets[u]:offsets[u + 1]`, user 0 has none.
         columns: `[n_events]` each, in memory or memory-mapped: `item_id` int32 and `timestamp` int64 (Unix seconds,
-            UTC); those the schema names of `action`, `query`, `session_id` (int32 codes, 0 for none), `weight` and
-            `propensity` (float32), `position` (int32); one per event feature (int32 codes or float32).
-        encoders: how raw values become codes, by table name and by `action`, `query`, `session_id`.
+            UTC); those the schema names of `action`, `query`, `session_id`, `request_id` (int32 codes, 0 for none),
+            `weight` and `propensity` (float32), `position` (int32); one per event feature (int32 codes or float32).
+        encoders: how raw values become codes, by table name and by the name of a column of codes.
         item_features: feature name -> `[n_items + 1]` rows of table rows.
         user_features: feature name -> `[n_users + 1]` rows of table rows.
         item_numeric: feature name -> `[n_items + 1]` float32, standardised; 0 where the source has no value.
         user_numeric: feature name -> `[n_users + 1]` float32, likewise.
         item_vectors: feature name -> `[n_items + 1, dim]` float32, as given; zeros where the source has no value.
         user_vectors: feature name -> `[n_users + 1, dim]` float32, likewise.
+        query_features: feature name -> `[n_queries + 1]` rows of table rows, by the codes of the column `query`.
+        query_vectors: feature name -> `[n_queries + 1, dim]`, likewise.
         scaling: numeric feature name -> (mean, standard deviation) that standardised it.
         item_titles: `[n_items + 1]` strings, the raw id where there is no title; None without a title column.
         fingerprint: names the content of the sources, the schema and the format.
@@ -65,6 +69,8 @@ class EventLog:
     user_numeric: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     item_vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
     user_vectors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    query_features: dict[str, JaggedColumn] = field(default_factory=dict)
+    query_vectors: dict[str, NDArray[Any]] = field(default_factory=dict)
     scaling: dict[str, tuple[float, float]] = field(default_factory=dict)
     item_titles: NDArray[np.str_] | None = None
     fingerprint: str = ""
@@ -115,6 +121,21 @@ class EventLog:
     def user_ids(self) -> NDArray[np.int64]:
         """`[n_events]` int64, the user of each event (computed; it is not stored)."""
         return np.repeat(np.arange(self.n_users + 1), np.diff(self.offsets))
+
+    def queries(self, codes: NDArray[np.integer]) -> tuple[Queries, NDArray[np.int64]]:
+        """The distinct queries among codes, for a batch.
+
+        Args:
+            codes: `[n]` codes of queries, 0 for none, as the column `query` holds them.
+
+        Returns:
+            The queries, and for each code its row in them, `[n]` int64; 0 for 0.
+        """
+        distinct, rows = np.unique(np.append(np.asarray(codes, dtype=np.int64), 0), return_inverse=True)
+        picked = {name: column.gather(distinct) for name, column in self.query_features.items()}
+        jagged = {name: (torch.from_numpy(c.values), torch.from_numpy(c.offsets)) for name, c in picked.items()}
+        vectors = {name: torch.from_numpy(v[distinct].astype(np.float32)) for name, v in self.query_vectors.items()}
+        return Queries(jagged, vectors), rows[:-1]
 
     @classmethod
     def from_frame(
@@ -169,7 +190,8 @@ class EventLog:
             if not (folder / "columns" / f"{name}.npy").exists():
                 np.save(folder / "columns" / f"{name}.npy", column)
         np.save(folder / "offsets.npy", self.offsets)
-        for entity, features in (("item", self.item_features), ("user", self.user_features)):
+        bags = {"item": self.item_features, "user": self.user_features, "query": self.query_features}
+        for entity, features in bags.items():
             for name, jagged in features.items():
                 np.save(folder / f"{entity}.{name}.values.npy", jagged.values)
                 np.save(folder / f"{entity}.{name}.offsets.npy", jagged.offsets)
@@ -251,6 +273,7 @@ class EventLog:
             user_numeric=dense("user", "numeric"),
             item_vectors=dense("item", "vector"),
             user_vectors=dense("user", "vector"),
+            query_features=jagged("query"),
             scaling={name: (mean, sd) for name, (mean, sd) in manifest["scaling"].items()},
             item_titles=(
                 pd.read_parquet(folder / "item_titles.parquet")["title"].to_numpy(dtype=str)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import duckdb
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from recsys.features.jagged import JaggedColumn, expand_ranges, offsets_of
-from recsys.features.schema import Entity, Feature, Schema, Table
+from recsys.features.raw_values import RawValues
+from recsys.features.schema import Entity, Feature, Schema
 from recsys.features.tables import ROW, DataError, SourceTable, fetch_table, quote
+from recsys.features.text import text_values
 from recsys.features.validation import is_string
-from recsys.features.vocabulary import Encoder, HashBuckets, Vocabulary, as_values
-
-MIN_DOCUMENT_FREQUENCY = 2
-"""A word enters a vocabulary when this many texts hold it; a word of one text says nothing of any other."""
+from recsys.features.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -95,15 +91,6 @@ def read_side_table(
     return SideTable(source, connection, dense[order], places, kept, int((dense == 0).sum()))
 
 
-@dataclass(frozen=True)
-class RawValues:
-    """Raw values of a feature, one after the other: `values[i]` belongs to the entity `ids[i]` (ascending)."""
-
-    feature: Feature
-    ids: NDArray[np.int64]
-    values: pd.Index
-
-
 def raw_values(feature: Feature, side: SideTable) -> RawValues:
     """The values of a categorical, categorical list or text column; missing ones are left out.
 
@@ -113,41 +100,26 @@ def raw_values(feature: Feature, side: SideTable) -> RawValues:
     column = side.columns[feature.column].combine_chunks()
     if pa.types.is_dictionary(column.type):
         column = column.cast(column.type.value_type)
+    strings = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
     if feature.type == "text":
-        _require(
-            feature, side, column, pa.types.is_string(column.type) or pa.types.is_large_string(column.type), "text"
-        )
-        column = _words(column)
-    elif feature.separator is not None:
-        strings = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+        _require(feature, side, column, strings, "text")
+        return text_values(feature, side.ids, column)
+    ids = side.ids
+    if feature.separator is not None:
         _require(feature, side, column, strings, f"text separated by `{feature.separator}`")
         column = pc.split_pattern(column, feature.separator)
     elif feature.type == "categorical_list":
         lists = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
         _require(feature, side, column, lists, "lists (or text, with `separator` set)")
-    if feature.type == "categorical":
-        ids, flat = side.ids, column
-    else:
-        ids = np.repeat(side.ids, pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False))
-        flat = pc.list_flatten(column)
+    if feature.type == "categorical_list":
+        ids = np.repeat(ids, pc.fill_null(pc.list_value_length(column), 0).to_numpy(zero_copy_only=False))
+        column = pc.list_flatten(column)
     if feature.separator is not None:
-        flat = pc.utf8_trim_whitespace(flat)
-    keep = pc.is_valid(flat)
-    if pa.types.is_string(flat.type) or pa.types.is_large_string(flat.type):
-        keep = pc.and_(keep, pc.not_equal(pc.fill_null(flat, ""), ""))
-    elif pa.types.is_boolean(flat.type):
-        flat = flat.cast(pa.int64())
-    flat = flat.filter(keep)
+        column = pc.utf8_trim_whitespace(column)
     try:
-        return RawValues(feature, ids[keep.to_numpy(zero_copy_only=False)], as_values(flat.to_pandas()))
+        return RawValues.of(feature, ids, column)
     except TypeError:
         raise _wrong_type(feature, side, column.type, "integers or strings") from None
-
-
-def _words(column: pa.Array) -> pa.Array:
-    """Lower-cased runs of letters and digits of each text."""
-    spaced = pc.replace_substring_regex(pc.utf8_lower(column), r"[^\p{L}\p{M}\p{N}]+", " ")
-    return pc.utf8_split_whitespace(pc.utf8_trim_whitespace(spaced))
 
 
 def _require(feature: Feature, side: SideTable, column: pa.Array, fits: bool, wanted: str) -> None:
@@ -160,69 +132,6 @@ def _wrong_type(feature: Feature, side: SideTable, kind: pa.DataType, wanted: st
         f"{side.source.label}: column `{feature.column}` has type {kind}; feature `{feature.name}` "
         f"({feature.type}) needs {wanted}. Change the column or the feature's `type`"
     )
-
-
-def vocabulary_values(raw: RawValues) -> pd.Index:
-    """The values that a feature brings into its table's vocabulary; rare words of a text stay out."""
-    if raw.feature.type != "text":
-        return raw.values.unique()
-    word, words = pd.factorize(raw.values)
-    texts_of_word = pd.DataFrame({"text": raw.ids, "word": word}).drop_duplicates()["word"]
-    frequency = np.bincount(texts_of_word, minlength=len(words))
-    return words[frequency >= MIN_DOCUMENT_FREQUENCY]
-
-
-def table_encoder(table: Table, values: pd.Index) -> Encoder:
-    """The encoder of a table that holds the given raw values (repeats allowed)."""
-    if table.buckets is not None:
-        return HashBuckets(table.buckets)
-    return Vocabulary.of(values, table.unknown_buckets if table.unknown == "hash" else 0)
-
-
-def build_encoders(schema: Schema, values: Iterable[tuple[Feature, pd.Index]]) -> dict[str, Encoder]:
-    """One encoder per table that side features feed; features that share a table share its vocabulary.
-
-    Args:
-        schema: names the tables.
-        values: (feature, raw values it brings), for every feature that feeds a table.
-
-    Raises:
-        DataError: a table is fed integers by one feature and strings by another.
-    """
-    by_table: dict[str, list[tuple[Feature, pd.Index]]] = defaultdict(list)
-    for feature, found in values:
-        if feature.table not in ("item_id", "user_id"):
-            by_table[str(feature.table)].append((feature, found))
-    encoders = {}
-    for name, parts in by_table.items():
-        filled = [(feature, found) for feature, found in parts if len(found)]
-        if len({found.dtype for _, found in filled}) > 1:
-            kinds = ", ".join(f"`{feature.name}` brings {found.dtype}" for feature, found in filled)
-            raise DataError(f"table `{name}` is shared by features of different types: {kinds}. Write both as strings")
-        joined = filled[0][1].append([found for _, found in filled[1:]]) if filled else parts[0][1]
-        encoders[name] = table_encoder(schema.table(parts[0][0]), joined)
-    return encoders
-
-
-def jagged_column(raw: RawValues, encoder: Encoder, n: int) -> tuple[JaggedColumn, int, int]:
-    """The feature as rows 0..n of table rows.
-
-    Args:
-        raw: its raw values.
-        encoder: of the table it feeds.
-        n: number of entities.
-
-    Returns:
-        The column, the number of values dropped (unknown to the table), and the number cut by `max_values`.
-    """
-    codes = encoder.encode(raw.values)
-    ids, kept = raw.ids[codes > 0], codes[codes > 0]
-    lengths = np.bincount(ids, minlength=n + 1)
-    rank = expand_ranges(np.zeros(n + 1, dtype=np.int64), lengths)
-    within = rank < raw.feature.max_values
-    cut = len(kept) - int(within.sum())
-    lengths = np.minimum(lengths, raw.feature.max_values)
-    return JaggedColumn(kept[within], offsets_of(lengths)), len(codes) - len(kept), cut
 
 
 def numeric_column(feature: Feature, side: SideTable, n: int) -> tuple[NDArray[np.float32], tuple[float, float]]:

@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import duckdb
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from recsys.features.schema import Schema
 from recsys.features.tables import ROW, DataError, SourceTable, fetch_row, fetch_table, quote
 from recsys.features.validation import (
     Column,
     id_column,
+    is_string,
     no_nulls,
     number_column,
     run_checks,
     time_column,
 )
+from recsys.features.vocabulary import Vocabulary
 
 _NUMBERS: dict[str, tuple[str, ...]] = {
     "weight": (),
@@ -61,6 +65,15 @@ class Staged:
         value = self.columns[name].value
         query = f"SELECT DISTINCT {value} AS value FROM staged WHERE value IS NOT NULL"
         return pd.Index(fetch_table(self.connection, query)["value"].to_pandas())
+
+    def counts(self, name: str, vocabulary: Vocabulary) -> NDArray[np.int64]:
+        """`[n + 1]` int64: the rows of each id of the vocabulary of a coded column; 0 for the padding."""
+        value = self.columns[name].value
+        query = f"SELECT {value} AS value, count(*) AS rows FROM staged WHERE value IS NOT NULL GROUP BY 1"
+        table = fetch_table(self.connection, query)
+        counts = np.zeros(len(vocabulary) + 1, dtype=np.int64)
+        counts[vocabulary.encode(table["value"].to_pandas())] = table["rows"].to_numpy()
+        return counts
 
     def scaling(self, name: str) -> tuple[float, float]:
         """Mean and standard deviation of a numeric column; a constant column has deviation 1."""
@@ -122,9 +135,28 @@ def _column(
         return _sort_key(connection, column, source.is_text)
     if numeric:
         return number_column(quote(name), column, kind, source.label, *_NUMBERS.get(name, ()))
+    if name == "query":
+        return _query_column(connection, source, column, kind, schema)
     integers = source.is_text and _holds(connection, name, _IS_INTEGER)
     required = name in ("user_id", "item_id")
     return id_column(quote(name), column, kind, source.label, integers, required)
+
+
+def _query_column(
+    connection: duckdb.DuckDBPyConnection, source: SourceTable, column: str, kind: str, schema: Schema
+) -> Column:
+    """The queries: an empty text is no query; where features read their words, they are text."""
+    reading = schema.of("query")
+    if is_string(kind):
+        integers = source.is_text and not reading and _holds(connection, "query", _IS_INTEGER)
+        staged = id_column("query", column, kind, source.label, integers, required=False)
+        return staged if integers else replace(staged, value=f"nullif({staged.value}, '')")
+    if reading:
+        raise DataError(
+            f"{source.label}: column `{column}` has type {kind}; feature `{reading[0].name}` reads the words of "
+            "queries. Give the column that holds their text, or leave out the feature"
+        )
+    return id_column("query", column, kind, source.label, required=False)
 
 
 def _holds(connection: duckdb.DuckDBPyConnection, name: str, condition: str) -> bool:
