@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +19,7 @@ from torch import Tensor
 from recsys.features.batch import SequenceBatch
 from recsys.features.event_log import EventLog
 from recsys.features.jagged import offsets_of
+from recsys.features.query_reader import QueryReader
 from recsys.features.schema import Schema
 from recsys.features.vocabulary import Vocabulary
 from recsys.models.artefact import ArtefactError, load_model, save_model
@@ -25,7 +27,12 @@ from recsys.models.recommender import Recommender
 from recsys.retrieval.topk import Jagged, TopK, recommend
 
 _SERVING, _SCHEMA, _ITEMS, _TITLES = "serving.json", "schema.json", "vocabulary.item_id.parquet", "item_titles.parquet"
+_VOCABULARY = "vocabulary.{}.parquet"
 _GAP_EVENTS = 1_000_000
+
+
+class QueryError(ValueError):
+    """A query to a model that reads none."""
 
 
 @dataclass(frozen=True)
@@ -36,17 +43,44 @@ class History:
         items: `[n]` int64 item ids.
         times: `[n]` int64 Unix seconds.
         user: id of the user; 0 for one the log does not know.
+        queries: `[n]` the text of the query that each event answered, None for none; None: nobody searched.
+        actions: `[n]` int64, the code of what was done with each item, 0 where that is not known; None: nowhere.
     """
 
     items: NDArray[np.int64]
     times: NDArray[np.int64]
     user: int = 0
+    queries: Sequence[str | None] | None = None
+    actions: NDArray[np.int64] | None = None
+
+    def __len__(self) -> int:
+        """Number of events."""
+        return len(self.items)
+
+    def last(self, n: int | None) -> History:
+        """The newest n events; None: all."""
+        at = slice(max(len(self) - n, 0), None) if n is not None else slice(None)
+        return History(
+            self.items[at],
+            self.times[at],
+            self.user,
+            None if self.queries is None else self.queries[at],
+            None if self.actions is None else self.actions[at],
+        )
 
     @classmethod
     def of_user(cls, log: EventLog, user: int) -> History:
         """All events of a user of the log."""
         events = slice(int(log.offsets[user]), int(log.offsets[user + 1]))
-        return cls(log.item_id[events].astype(np.int64), np.array(log.timestamp[events], dtype=np.int64), user)
+        actions = log.columns["action"][events].astype(np.int64) if "action" in log.columns else None
+        queries = None
+        if log.schema.of("query"):
+            codes = log.columns["query"][events].astype(np.int64)
+            texts = np.full(len(codes), None, dtype=object)
+            texts[codes > 0] = log.vocabularies["query"].values.take(codes[codes > 0] - 1)
+            queries = texts.tolist()
+        times = np.array(log.timestamp[events], dtype=np.int64)
+        return cls(log.item_id[events].astype(np.int64), times, user, queries, actions)
 
 
 @dataclass(frozen=True)
@@ -62,6 +96,7 @@ class Bundle:
         gap: seconds between the events of a user as a rule; stands in for times that are not known.
         fingerprint: of the log that trained it.
         split_hash: of the split that trained it.
+        queries: reads the text of queries; None where the schema has no features of queries.
     """
 
     model: Recommender
@@ -72,12 +107,21 @@ class Bundle:
     gap: int
     fingerprint: str
     split_hash: str
+    queries: QueryReader | None = None
 
     @classmethod
     def of(cls, model: Recommender, log: EventLog, split_hash: str, max_length: int | None = None) -> Bundle:
         """The bundle of a model that `log` has trained."""
         return cls(
-            model, log.schema, log.items, log.item_titles, max_length, usual_gap(log), log.fingerprint, split_hash
+            model=model,
+            schema=log.schema,
+            items=log.items,
+            titles=log.item_titles,
+            max_length=max_length,
+            gap=usual_gap(log),
+            fingerprint=log.fingerprint,
+            split_hash=split_hash,
+            queries=QueryReader.of(log.schema, log.encoders),
         )
 
     def save(self, folder: str | Path) -> None:
@@ -99,6 +143,10 @@ class Bundle:
                 _ITEMS: Path(made) / _ITEMS,
             }
             self.items.save(Path(made) / _ITEMS)
+            for name, vocabulary in (self.queries.vocabularies if self.queries is not None else {}).items():
+                file = _VOCABULARY.format(name)
+                extras[file] = Path(made) / file
+                vocabulary.save(Path(made) / file)
             if self.titles is not None:
                 extras[_TITLES] = Path(made) / _TITLES
                 pd.DataFrame({"title": self.titles}).to_parquet(Path(made) / _TITLES)
@@ -119,9 +167,11 @@ class Bundle:
             if not (folder / name).is_file():
                 raise ArtefactError(f"{folder / name}: missing; this model was saved without what serving it needs")
         titles = folder / _TITLES
+        schema = Schema.parse(json.loads((folder / _SCHEMA).read_bytes()), origin=str(folder / _SCHEMA))
         return cls(
             model=model,
-            schema=Schema.parse(json.loads((folder / _SCHEMA).read_bytes()), origin=str(folder / _SCHEMA)),
+            schema=schema,
+            queries=QueryReader.of(schema, _query_vocabularies(folder, schema)),
             items=Vocabulary.load(folder / _ITEMS),
             titles=pd.read_parquet(titles)["title"].to_numpy(dtype=str) if titles.is_file() else None,
             **json.loads((folder / _SERVING).read_bytes()),
@@ -140,33 +190,75 @@ class Bundle:
         histories: Sequence[History],
         k: int,
         *,
+        queries: Sequence[str | None] | None = None,
         filter_seen: bool = True,
         allow: Tensor | None = None,
         deny: Tensor | None = None,
     ) -> TopK:
-        """The k best items for each history; an empty one gets what is popular.
+        """The k best items for each history, and for its query where there is one.
+
+        An empty history without a query gets what is popular.
 
         Args:
             histories: B histories.
             k: number of items.
+            queries: B texts, None for a history whose user does not search; None: nobody does.
             filter_seen: leave every item of the history out, also those beyond what the model reads.
             allow: `[A]` int64, the only ids that may be given.
             deny: `[D]` int64, ids that may not be given.
+
+        Raises:
+            QueryError: the model reads no queries.
         """
-        kept = [h.items[-self.max_length :] if self.max_length else h.items for h in histories]
-        times = [h.times[len(h.times) - len(items) :] for h, items in zip(histories, kept, strict=True)]
-        device = next(iter(self.model.state().values())).device
-        batch = SequenceBatch.build(
-            user_id=torch.tensor([h.user for h in histories]),
-            lengths=torch.tensor([len(items) for items in kept]),
-            item_id=torch.from_numpy(np.concatenate(kept)),
-            timestamp=torch.from_numpy(np.concatenate(times)),
-        ).to(device)
+        batch = self.batch(histories, queries).to(next(iter(self.model.state().values())).device)
         seen = Jagged(
             torch.from_numpy(np.concatenate([h.items for h in histories])),
-            torch.from_numpy(offsets_of(np.array([len(h.items) for h in histories]))),
+            torch.from_numpy(offsets_of(np.array([len(h) for h in histories]))),
         )
         return recommend(self.model, batch, k, seen=seen if filter_seen else None, allow=allow, deny=deny)
+
+    def batch(self, histories: Sequence[History], queries: Sequence[str | None] | None = None) -> SequenceBatch:
+        """What the model reads of histories and of what is asked for; see `recommend`."""
+        kept = [history.last(self.max_length) for history in histories]
+        acted = self.schema.events.action is not None
+        return SequenceBatch.build(
+            user_id=torch.tensor([history.user for history in histories]),
+            lengths=torch.tensor([len(history) for history in kept]),
+            item_id=torch.from_numpy(np.concatenate([history.items for history in kept])),
+            timestamp=torch.from_numpy(np.concatenate([history.times for history in kept])),
+            extra={"action": torch.from_numpy(np.concatenate([_actions(h) for h in kept]))} if acted else None,
+            **self._read(kept, queries),
+        )
+
+    def _read(self, histories: Sequence[History], asked: Sequence[str | None] | None) -> dict[str, Any]:
+        """The queries of histories and requests, as fields of a batch; an event's query is read by its text."""
+        if asked is not None and len(asked) != len(histories):
+            raise ValueError(f"{len(histories)} histories need as many queries (None for none), not {len(asked)}")
+        if self.queries is None:
+            if any(asked or ()):
+                raise QueryError(
+                    "the model reads no queries: train one on a log whose schema has a feature with `entity: query`"
+                )
+            return {}
+        past = [text for h in histories for text in (h.queries if h.queries is not None else [None] * len(h))]
+        queries, rows = self.queries.read([*past, *(asked or ())])
+        query, request = torch.from_numpy(rows).tensor_split([len(past)])
+        return {"queries": queries, "query": query, "request_query": None if asked is None else request}
+
+
+def _actions(history: History) -> NDArray[np.int64]:
+    """The actions of a history, 0 where nothing is known."""
+    return np.zeros(len(history), dtype=np.int64) if history.actions is None else history.actions
+
+
+def _query_vocabularies(folder: Path, schema: Schema) -> dict[str, Vocabulary]:
+    """The vocabularies of the tables that features of queries feed."""
+    tables = {feature.table for feature in schema.of("query") if feature.table and not schema.table(feature).buckets}
+    files = {str(table): folder / _VOCABULARY.format(table) for table in tables}
+    for file in files.values():
+        if not file.is_file():
+            raise ArtefactError(f"{file}: missing; without it the model cannot read queries. Save the model again")
+    return {table: Vocabulary.load(file) for table, file in files.items()}
 
 
 def usual_gap(log: EventLog) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from recsys.features.schema import Schema
 from recsys.features.splits import GlobalTime
 from recsys.models.artefact import ArtefactError, save_model
 from recsys.models.popularity import Popularity
-from recsys.tracking.bundle import Bundle, History, usual_gap
+from recsys.tracking.bundle import Bundle, History, QueryError, usual_gap
 
 EVENTS = [(0, 30, 100), (0, 31, 110), (0, 30, 150), (1, 32, 90), (2, 31, 10), (2, 33, 70), (2, 34, 95), (2, 30, 400)]
 
@@ -79,11 +80,6 @@ def test_histories(log: EventLog, bundle: Bundle) -> None:
 
 
 def test_model_reads_the_newest_events_and_the_filter_knows_all(bundle: Bundle, log: EventLog) -> None:
-    class Spy(Popularity):
-        def user_vectors(self, batch):
-            self.batch = batch
-            return super().user_vectors(batch)
-
     spy = Spy()
     spy.tensors = bundle.model.state()
     asked = Bundle(**{**vars(bundle), "model": spy})
@@ -95,3 +91,89 @@ def test_model_reads_the_newest_events_and_the_filter_knows_all(bundle: Bundle, 
     assert answer.items[0].tolist() == [*log.items.encode([32]), 0, 0, 0, 0]  # all others were seen
     assert sorted(answer.items[1].tolist()) == [1, 2, 3, 4, 5]
     assert len(set(asked.recommend([long], 5, filter_seen=False).items[0].tolist()) - {0}) == 5
+
+
+class Spy(Popularity):
+    """Keeps what it was asked."""
+
+    def user_vectors(self, batch):
+        self.batch = batch
+        return super().user_vectors(batch)
+
+
+ASKED = ["tea pot", None, "red tea", None, "pot", "red tea", "", "black tea pot"]
+
+
+@pytest.fixture
+def searched() -> EventLog:
+    frame = pd.DataFrame(EVENTS, columns=["user_id", "item_id", "timestamp"])
+    frame = frame.assign(asked=ASKED, act=["view", "buy", None, "view", "buy", "buy", "view", "buy"])
+    features = [
+        {"name": "words", "type": "text", "entity": "query"},
+        {"name": "runs", "type": "text", "entity": "query", "characters": [3, 3], "table": "hashed"},
+    ]
+    schema = {"name": "toy", "events": {"query": "asked", "action": "act"}, "features": features}
+    return EventLog.from_frame(
+        frame, Schema.parse(schema | {"tables": {"hashed": {"encoding": "hash", "buckets": 40}}})
+    )
+
+
+def spied(log: EventLog, folder: Path) -> Bundle:
+    """A bundle that was saved and read again."""
+    split = GlobalTime(0.2, 0.0)(log)
+    model = Popularity()
+    model.fit(split)
+    Bundle.of(model, log, split.hash, max_length=3).save(folder)
+    loaded = Bundle.load(folder)
+    spy = Spy()
+    spy.tensors = loaded.model.state()
+    return Bundle(**{**vars(loaded), "model": spy})
+
+
+def words(bundle: Bundle, batch, row: int) -> list[str]:
+    values, offsets = batch.queries.jagged["words"]
+    return bundle.queries.encoders["words"].decode(values[offsets[row] : offsets[row + 1]].numpy()).tolist()
+
+
+def test_queries_and_actions_reach_the_model_without_the_log(searched: EventLog, tmp_path: Path) -> None:
+    bundle = spied(searched, tmp_path / "model")
+    assert (tmp_path / "model" / "vocabulary.words.parquet").is_file()
+    assert not (tmp_path / "model" / "vocabulary.hashed.parquet").exists()
+    history = History.of_user(searched, int(searched.users.encode([2])[0]))
+    assert history.queries == ["pot", "red tea", None, "black tea pot"]
+    assert searched.vocabularies["action"].decode(history.actions).tolist() == ["buy", "buy", "view", "buy"]
+    typed = bundle.history(np.array([2]))
+    bundle.recommend([history, typed], 3, queries=["never asked red pot", None])
+    batch = bundle.model.batch
+    assert batch.features["action"].values().tolist() == [*history.actions[-3:].tolist(), 0]
+    assert batch.features["action"].lengths().tolist() == batch.lengths.tolist() == [3, 1]
+    assert [words(bundle, batch, row) for row in batch.query.tolist()] == [["red", "tea"], [], ["tea", "pot"], []]
+    assert [words(bundle, batch, row) for row in batch.request_query.tolist()] == [["red", "pot"], []]
+    assert batch.request_query.tolist()[1] == batch.query.tolist()[1] == 0
+    code = int(searched.vocabularies["query"].encode(["red tea"])[0])
+    values, offsets = batch.queries.jagged["runs"]
+    row = int(batch.query[0])
+    assert values[offsets[row] : offsets[row + 1]].tolist() == searched.query_features["runs"].row(code).tolist()
+    bundle.recommend([history], 3)
+    assert bundle.model.batch.request_query is None and bundle.model.batch.query.tolist()[1] == 0
+
+
+def test_queries_need_a_reader_and_a_history_each(bundle: Bundle, searched: EventLog, tmp_path: Path) -> None:
+    asked = [bundle.history(np.array([1]))]
+    assert bundle.queries is None and bundle.batch(asked).queries is None
+    assert bundle.batch(asked, [None]).request_query is None
+    with pytest.raises(QueryError, match="entity: query"):
+        bundle.recommend(asked, 3, queries=["tea"])
+    with pytest.raises(ValueError, match="1 histories need as many queries"):
+        spied(searched, tmp_path / "model").recommend(asked, 3, queries=["tea", "pot"])
+
+
+def test_a_missing_vocabulary_is_named(searched: EventLog, tmp_path: Path) -> None:
+    spied(searched, tmp_path / "model")
+    manifest = tmp_path / "model" / "manifest.json"
+    files = json.loads(manifest.read_text())
+    del files["files"]["vocabulary.words.parquet"]
+    manifest.write_text(json.dumps(files))
+    (tmp_path / "model" / "vocabulary.words.parquet").unlink()
+    with pytest.raises(ArtefactError, match=r"vocabulary.words.parquet: missing"):
+        Bundle.load(tmp_path / "model")
