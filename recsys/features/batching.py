@@ -12,11 +12,17 @@ from torch import Tensor
 from recsys.features.batch import SequenceBatch
 from recsys.features.event_log import EventLog
 from recsys.features.jagged import expand_ranges
+from recsys.features.requests import cutoffs, opens_request
 from recsys.features.splits import Split
 
 
 def histories(
-    log: EventLog, users: np.ndarray, start: np.ndarray, end: np.ndarray, max_length: int | None = None
+    log: EventLog,
+    users: np.ndarray,
+    start: np.ndarray,
+    end: np.ndarray,
+    max_length: int | None = None,
+    request_query: np.ndarray | None = None,
 ) -> SequenceBatch:
     """The last `max_length` events of each range, as a batch without targets.
 
@@ -26,6 +32,7 @@ def histories(
         start: `[B]` int64, first event of each range.
         end: `[B]` int64, one past its last event; an empty range is a user without history.
         max_length: None keeps whole ranges.
+        request_query: `[B]` codes of the queries that are asked for, 0 for none; None: nobody searches.
     """
     if max_length is not None:
         start = np.maximum(start, end - max_length)
@@ -36,7 +43,32 @@ def histories(
         lengths=torch.from_numpy(np.ascontiguousarray(lengths, dtype=np.int64)),
         item_id=torch.from_numpy(log.item_id[at].astype(np.int64)),
         timestamp=torch.from_numpy(log.timestamp[at].astype(np.int64)),
+        **_actions(log, at),
+        **_queries(log, query=at, request_query=request_query),
     )
+
+
+def _actions(log: EventLog, at: np.ndarray) -> dict[str, Any]:
+    """The actions of events, where the log has them."""
+    if "action" not in log.columns:
+        return {}
+    return {"extra": {"action": torch.from_numpy(log.columns["action"][at].astype(np.int64))}}
+
+
+def _queries(log: EventLog, query: np.ndarray, **codes: np.ndarray | None) -> dict[str, Any]:
+    """The queries of events, and further columns of query codes, where the schema reads queries.
+
+    Args:
+        log: the event log.
+        query: `[T]` event indices.
+        codes: name of a field -> query codes; None is left out.
+    """
+    if not log.schema.of("query"):
+        return {}
+    columns = {"query": log.columns["query"][query]} | {name: code for name, code in codes.items() if code is not None}
+    queries, rows = log.queries(np.concatenate(list(columns.values())).astype(np.int64))
+    parts = torch.from_numpy(rows).split([len(code) for code in columns.values()])
+    return {"queries": queries, **dict(zip(columns, parts, strict=True))}
 
 
 def padded_share(lengths: Tensor) -> float:
@@ -104,7 +136,9 @@ class TrainingBatches:
         """The windows `rows` with their targets."""
         start, lengths = self.start[rows], self.end[rows] - self.start[rows]
         at = expand_ranges(start, lengths)
-        items, times = self.log.item_id, self.log.timestamp
+        log, items, times = self.log, self.log.item_id, self.log.timestamp
+        acted = "action" in log.columns
+        asked = log.columns["query"][at + 1] if log.schema.of("query") else None
         return SequenceBatch.build(
             user_id=torch.from_numpy(self.users[rows]),
             lengths=torch.from_numpy(lengths),
@@ -112,6 +146,10 @@ class TrainingBatches:
             timestamp=torch.from_numpy(times[at].astype(np.int64)),
             target=torch.from_numpy(items[at + 1].astype(np.int64)),
             target_timestamp=torch.from_numpy(times[at + 1].astype(np.int64)),
+            target_action=torch.from_numpy(log.columns["action"][at + 1].astype(np.int64)) if acted else None,
+            cutoff=torch.from_numpy(cutoffs(opens_request(log, at + 1), lengths)),
+            **_actions(log, at),
+            **_queries(log, query=at, target_query=asked),
         )
 
     def state_dict(self) -> dict[str, Any]:

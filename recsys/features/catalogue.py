@@ -23,11 +23,13 @@ class Catalogue:
         n_items: items are numbered 1..n_items; row 0 is padding everywhere.
         n_users: users are numbered 1..n_users.
         table_rows: rows of each embedding table, padding included; holds `item_id`.
+        actions: names of the action codes 1, 2, ...; empty for a log without actions.
         counts: `[n_items + 1]` int64, training events of each item.
         max_length: events of a history that a model reads, the newest ones.
         jagged: item feature name -> (values int64 `[sum of lengths]`, offsets int64 `[n_items + 2]`).
         numeric: item feature name -> float32 `[n_items + 1]`.
-        vectors: item feature name -> float32 `[n_items + 1, dim]`, which no model changes.
+        vectors: item feature name -> float `[n_items + 1, dim]`, which no model changes.
+        query_dims: name of each query feature that is a vector -> its dimension.
     """
 
     schema: Schema
@@ -36,9 +38,11 @@ class Catalogue:
     table_rows: dict[str, int]
     counts: Tensor
     max_length: int = 50
+    actions: tuple[str, ...] = ()
     jagged: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
     numeric: dict[str, Tensor] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
+    query_dims: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_split(cls, split: Split, max_length: int = 50) -> Catalogue:
@@ -50,9 +54,13 @@ class Catalogue:
             for name, column in log.item_features.items()
         }
         numeric = {name: torch.tensor(values, dtype=torch.float32) for name, values in log.item_numeric.items()}
-        vectors = {name: torch.tensor(values, dtype=torch.float32) for name, values in log.item_vectors.items()}
-        rows = dict(log.table_rows)
-        return cls(log.schema, log.n_items, log.n_users, rows, counts, max_length, jagged, numeric, vectors)
+        vectors = {name: torch.tensor(values) for name, values in log.item_vectors.items()}
+        actions = tuple(log.vocabularies["action"].values.astype(str)) if "action" in log.columns else ()
+        rows = log.table_rows | ({"action": 1 + len(actions)} if actions else {})
+        dims = {name: values.shape[1] for name, values in log.query_vectors.items()}
+        return cls(
+            log.schema, log.n_items, log.n_users, rows, counts, max_length, actions, jagged, numeric, vectors, dims
+        )
 
     def config(self) -> dict[str, Any]:
         """The JSON-able part; `tensors` is the rest."""
@@ -62,6 +70,8 @@ class Catalogue:
             "n_users": self.n_users,
             "table_rows": self.table_rows,
             "max_length": self.max_length,
+            "actions": list(self.actions),
+            "query_dims": self.query_dims,
         }
 
     def tensors(self) -> dict[str, Tensor]:
@@ -84,13 +94,15 @@ class Catalogue:
             table_rows=config["table_rows"],
             counts=tensors["counts"],
             max_length=config["max_length"],
+            actions=tuple(config["actions"]),
+            query_dims=config["query_dims"],
             jagged={
                 feature.name: (tensors[f"jagged.{feature.name}.values"], tensors[f"jagged.{feature.name}.offsets"])
                 for feature in features
                 if feature.type not in DENSE
             },
             numeric={f.name: tensors[f"numeric.{f.name}"] for f in features if f.type == "numeric"},
-            vectors={f.name: tensors[f"vectors.{f.name}"] for f in features if f.type == "vector"},
+            vectors={f.name: tensors[f"vectors.{f.name}"] for f in features if f.type in ("vector", "sentence")},
         )
 
     def __repr__(self) -> str:
