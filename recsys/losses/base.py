@@ -29,6 +29,22 @@ class SampledScores(NamedTuple):
     weight: Tensor | None = None
 
 
+class SlotScores(NamedTuple):
+    """Logits of P ranking slots, each with one positive candidate, at column 0, and negatives.
+
+    Attributes:
+        logits: `[P, C, A]` float, a logit of each of A actions for every candidate.
+        action: `[P]` int64, which action (0..A-1) was done with the positive.
+        valid: `[P, C]` bool, false where a column only fills the slot up. None: all are.
+        weight: `[P]` float >= 0. None: every slot counts the same.
+    """
+
+    logits: Tensor
+    action: Tensor
+    valid: Tensor | None = None
+    weight: Tensor | None = None
+
+
 class LossOutput(NamedTuple):
     """A loss and what it is made of.
 
@@ -77,6 +93,22 @@ class CatalogueLoss(RetrievalLoss, abc.ABC):
             target: `[T]` int64 item ids.
             weight: `[T]`; None: every row counts the same.
         """
+
+
+class SlotLoss(nn.Module, abc.ABC):
+    """A loss of ranking: it compares the candidates of a slot.
+
+    A subclass gives the loss of every slot; the mean over slots, weights and the logged parts are done here.
+    """
+
+    @abc.abstractmethod
+    def rows(self, scores: SlotScores) -> Tensor:
+        """`[P]` loss of each slot, at least float32, not weighted."""
+
+    def forward(self, scores: SlotScores) -> LossOutput:
+        """The weighted mean over slots."""
+        loss = weighted_mean(self.rows(scores), scores.weight)
+        return LossOutput(loss, {"loss": loss.detach()})
 
 
 def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
