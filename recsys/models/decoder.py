@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,32 @@ from torch import Tensor, nn
 from recsys.models.dropout import Dropout
 from recsys.models.norm import RMSNorm
 from recsys.models.rotary import rotate
+
+
+class Cache(NamedTuple):
+    """What a slot reads of the context in one layer.
+
+    Attributes:
+        key: `[B, heads, N, head_dim]`, rotated.
+        value: `[B, heads, N, head_dim]`.
+    """
+
+    key: Tensor
+    value: Tensor
+
+
+class Places(NamedTuple):
+    """Where S slots of B users stand, and what each may see.
+
+    Attributes:
+        at: `[S]` int64, flat place of each slot in a padded `[B, M]`.
+        shape: B and M, the most slots of a user.
+        visible: `[B, M, N]` bool, the context events that a slot may attend to.
+    """
+
+    at: Tensor
+    shape: tuple[int, int]
+    visible: Tensor
 
 
 class SelfAttention(nn.Module):
@@ -22,7 +50,7 @@ class SelfAttention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.out = nn.Linear(width, width, bias=False)
 
-    def forward(self, x: Tensor, multiplier: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, multiplier: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Cache]:
         """Attends within each sequence.
 
         Args:
@@ -32,13 +60,37 @@ class SelfAttention(nn.Module):
                 it comes after every valid token.
 
         Returns:
-            `[B, L, width]`.
+            `[B, L, width]`, and what slots may read.
         """
         q, k, v = self.qkv(x).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = rotate(q, multiplier), rotate(k, multiplier)
         allowed = None if mask is None else mask.unsqueeze(1)
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=mask is None)
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(-2))
+        return self.out(mixed.transpose(1, 2).flatten(-2)), Cache(k, v)
+
+    def slots(self, x: Tensor, multiplier: Tensor, places: Places, cache: Cache) -> Tensor:
+        """Attends from each slot to the visible context and to the slot itself.
+
+        Args:
+            x: `[S, width]`, jagged.
+            multiplier: complex64 rotation, broadcast to `[B, heads, M, head_dim / 2]`.
+            places: of the slots.
+            cache: of this layer.
+
+        Returns:
+            `[S, width]`.
+        """
+        flat = self.qkv(x)
+        rows, most = places.shape
+        padded = flat.new_zeros(rows * most, flat.shape[1]).index_copy(0, places.at, flat)
+        q, k, v = padded.view(rows, most, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = rotate(q, multiplier), rotate(k, multiplier)
+        q = q * q.shape[-1] ** -0.5
+        # Column N is the slot itself, so that no row is without an allowed key.
+        over_context = (q @ cache.key.mT).masked_fill(~places.visible.unsqueeze(1), -torch.inf)
+        weight = torch.cat([over_context, (q * k).sum(-1, keepdim=True)], dim=-1).softmax(-1)
+        mixed = weight[..., :-1] @ cache.value + weight[..., -1:] * v
+        out: Tensor = self.out(mixed.transpose(1, 2).flatten(-2).flatten(0, 1)[places.at])
         return out
 
 
@@ -68,9 +120,17 @@ class Block(nn.Module):
         self.feed_forward = SwiGLU(width, hidden)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: Tensor, multiplier: Tensor, mask: Tensor | None = None) -> Tensor:
-        """`[B, L, width]` to `[B, L, width]`."""
-        x = x + self.dropout(self.attention(self.attention_norm(x), multiplier, mask))
+    def forward(self, x: Tensor, multiplier: Tensor, mask: Tensor | None = None) -> tuple[Tensor, Cache]:
+        """`[B, L, width]` to `[B, L, width]`, and what slots may read."""
+        mixed, cache = self.attention(self.attention_norm(x), multiplier, mask)
+        return self._add(x, mixed), cache
+
+    def slots(self, x: Tensor, multiplier: Tensor, places: Places, cache: Cache) -> Tensor:
+        """`[S, width]` to `[S, width]`."""
+        return self._add(x, self.attention.slots(self.attention_norm(x), multiplier, places, cache))
+
+    def _add(self, x: Tensor, mixed: Tensor) -> Tensor:
+        x = x + self.dropout(mixed)
         out: Tensor = x + self.dropout(self.feed_forward(self.feed_forward_norm(x)))
         return out
 
@@ -102,7 +162,7 @@ class Decoder(nn.Module):
                 scale = (2 * layers) ** -0.5 if name.endswith(("out.weight", "down.weight")) else 1.0
                 nn.init.normal_(weight, std=scale * weight.shape[1] ** -0.5)
 
-    def forward(self, x: Tensor, multiplier: Tensor, mask: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, multiplier: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Cache]]:
         """Encodes right-padded sequences.
 
         Args:
@@ -111,11 +171,33 @@ class Decoder(nn.Module):
             mask: `[B, L, L]` bool or None for causal.
 
         Returns:
-            `[B, L, width]`; padded places hold numbers of no meaning.
+            `[B, L, width]`, where padded places hold numbers of no meaning; and each layer's cache for `slots`.
         """
         x = self.dropout(self.input_norm(x))
+        caches = []
         for block in self.blocks:
-            x = block(x, multiplier, mask)
+            x, cache = block(x, multiplier, mask)
+            caches.append(cache)
+        return self.norm(x), caches
+
+    def slots(self, x: Tensor, multiplier: Tensor, places: Places, caches: list[Cache]) -> Tensor:
+        """Encodes slots over a context that `forward` has encoded.
+
+        The same numbers as one sequence `[context | slots]` under the mask of `tokens.attention_mask`: no event sees a
+        slot, and no slot sees another one, so that the context is encoded once for any number of slots.
+
+        Args:
+            x: `[S, width]` token inputs, users one after the other.
+            multiplier: complex64 rotation, broadcast to `[B, heads, M, head_dim / 2]`.
+            places: of the slots.
+            caches: of the context.
+
+        Returns:
+            `[S, width]`.
+        """
+        x = self.dropout(self.input_norm(x))
+        for block, cache in zip(self.blocks, caches, strict=True):
+            x = block.slots(x, multiplier, places, cache)
         out: Tensor = self.norm(x)
         return out
 
@@ -128,9 +210,9 @@ def pad(values: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         lengths: `[B]` int64 with sum T.
 
     Returns:
-        `[B, L, ...]` with `L = lengths.max()`, and `[T]` int64 flat places of the values in `[B * L]`.
+        `[B, L, ...]` with `L = lengths.max()`, at least 1, and `[T]` int64 flat places of the values in `[B * L]`.
     """
-    longest = int(lengths.max()) if lengths.numel() else 0
+    longest = max(int(lengths.max()), 1) if lengths.numel() else 1
     before = lengths.cumsum(0) - lengths
     shift = torch.arange(len(lengths), device=lengths.device) * longest - before
     at = torch.arange(values.shape[0], device=lengths.device) + torch.repeat_interleave(shift, lengths)

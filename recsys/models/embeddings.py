@@ -11,6 +11,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection, Embedding
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.catalogue import Catalogue, gather_jagged
+from recsys.features.queries import Queries
 from recsys.features.schema import DENSE, Feature
 
 POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
@@ -22,7 +23,7 @@ class FrozenVectors(nn.Module):
     A saved model has the vectors in its catalogue, and so they are in no checkpoint.
 
     Args:
-        values: `[n_items + 1, dim]` float32; kept without a copy.
+        values: `[n_items + 1, dim]` float; kept as they are, without a copy.
         width: the model width.
     """
 
@@ -35,7 +36,7 @@ class FrozenVectors(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """The projected vectors of the items `ids` `[n]` int64, `[n, width]`."""
-        return self.project(self.values[ids])
+        return self.project(self.values[ids].to(self.project.weight.dtype))
 
 
 class ItemEncoder(nn.Module):
@@ -49,20 +50,33 @@ class ItemEncoder(nn.Module):
     Ids are looked up in a TorchRec EmbeddingCollection and side features in an EmbeddingBagCollection. Gradients are
     sparse: a step touches the rows it looked up, whatever the size of the table.
 
+    Queries are encoded the same way where `queries` is set: their text features may share tables with the items', and
+    sentence vectors of one model share their projection, so that a query and an item of the same words start alike.
+
     Args:
         catalogue: sizes and side features of the items.
         width: the model width.
         side_features: False leaves ids alone.
+        queries: encode the query features of the schema too.
         init_std: standard deviation of the initial embeddings.
     """
 
     numeric_values: Tensor
 
-    def __init__(self, catalogue: Catalogue, width: int, side_features: bool = True, init_std: float = 0.02):
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        width: int,
+        side_features: bool = True,
+        queries: bool = False,
+        init_std: float = 0.02,
+    ):
         super().__init__()
         schema = catalogue.schema
         features = schema.of("item") if side_features else ()
+        asked = schema.of("query") if queries else ()
         self.bagged = tuple(feature for feature in features if feature.type not in DENSE)
+        self.query_texts = tuple(feature for feature in asked if feature.type not in DENSE)
         self.numeric = tuple(feature.name for feature in features if feature.type == "numeric")
         init = partial(nn.init.normal_, std=init_std)
 
@@ -73,11 +87,12 @@ class ItemEncoder(nn.Module):
                 feature_names=["item_id"], init_fn=init,
             )]
         )  # fmt: skip
-        self.bags = EmbeddingBagCollection(tables=_bag_configs(catalogue, self.bagged, width, init))
+        in_bags = self.bagged + self.query_texts
+        self.bags = EmbeddingBagCollection(tables=_bag_configs(catalogue, in_bags, width, init))
         for table in (*self.ids.embeddings.values(), *self.bags.embedding_bags.values()):
             table.sparse = True
 
-        dims = {feature.name: schema.table(feature).dim or width for feature in self.bagged}
+        dims = {feature.name: schema.table(feature).dim or width for feature in in_bags}
         self.project = nn.ModuleDict(
             {
                 name: nn.Linear(dim, width, bias=False)
@@ -93,36 +108,84 @@ class ItemEncoder(nn.Module):
         if self.numeric:
             stacked = torch.stack([catalogue.numeric[name] for name in self.numeric], dim=1)
             self.register_buffer("numeric_values", stacked, persistent=False)
-        vectors = (catalogue.vectors[feature.name] for feature in features if feature.type == "vector")
-        self.frozen = nn.ModuleList(FrozenVectors(values, width) for values in vectors)
+        given = tuple(feature for feature in features if feature.type in ("vector", "sentence"))
+        self.frozen = nn.ModuleList(FrozenVectors(catalogue.vectors[feature.name], width) for feature in given)
+        # A query sentence goes through the projection of an item sentence of the same model, where there is one.
+        self.query_sentences = tuple(feature for feature in asked if feature.type == "sentence")
+        place = {feature.model: at for at, feature in enumerate(given) if feature.type == "sentence"}
+        self.shared_projection = {f.name: place[f.model] for f in self.query_sentences if f.model in place}
+        self.query_project = nn.ModuleDict(
+            {
+                feature.name: nn.Linear(catalogue.query_dims[feature.name], width, bias=False)
+                for feature in self.query_sentences
+                if feature.name not in self.shared_projection
+            }
+        )
 
     def forward(self, ids: Tensor) -> Tensor:
         """Vectors of the items `ids` `[n]` int64, `[n, width]`; distinct ids spare the optimiser a merge."""
+        return self.with_queries(ids, None)[0]
+
+    def with_queries(self, ids: Tensor, queries: Queries | None) -> tuple[Tensor, Tensor]:
+        """Vectors of items and of queries, from one lookup per table.
+
+        Args:
+            ids: `[n]` int64 items, at least one.
+            queries: Q queries; None: there are none.
+
+        Returns:
+            `[n, width]` and `[Q + 1, width]`; row 0 of the latter, "no query", is zero.
+        """
+        n, rows = ids.shape[0], 0 if queries is None else len(queries)
         ones = torch.ones_like(ids, dtype=torch.int32)
         looked_up = self.ids(KeyedJaggedTensor(keys=["item_id"], values=ids, lengths=ones))
         vectors = self._to_width("item_id", looked_up["item_id"].values())
-        if self.bagged:
-            pooled = self.bags(self._bag_input(ids)).to_dict()
+        asked = vectors.new_zeros(rows, vectors.shape[1])
+        if self.bagged or self.query_texts:
+            pooled = self.bags(self._bag_input(ids, queries)).to_dict()
             for feature in self.bagged:
-                vectors = vectors + self._to_width(feature.name, pooled[feature.name])
+                vectors = vectors + self._to_width(feature.name, pooled[feature.name][:n])
+            for feature in self.query_texts if rows else ():
+                asked = asked + self._to_width(feature.name, pooled[feature.name][n:])
         if self.numeric_map is not None:
             vectors = vectors + self.numeric_map(self.numeric_values[ids])
         for frozen in self.frozen:
             vectors = vectors + frozen(ids)
-        return vectors
+        if queries is not None:
+            for feature in self.query_sentences:
+                asked = asked + self._query_projection(feature.name)(queries.vectors[feature.name])
+        return vectors, asked
+
+    def _query_projection(self, name: str) -> nn.Module:
+        if name not in self.shared_projection:
+            return self.query_project[name]
+        shared = self.frozen[self.shared_projection[name]]
+        assert isinstance(shared, FrozenVectors)
+        return shared.project
 
     def _to_width(self, name: str, embedding: Tensor) -> Tensor:
         return self.project[name](embedding) if name in self.project else embedding
 
-    def _bag_input(self, ids: Tensor) -> KeyedJaggedTensor:
-        picked = [
-            gather_jagged(getattr(self, f"{f.name}_values"), getattr(self, f"{f.name}_offsets"), ids)
-            for f in self.bagged
-        ]
-        values, lengths = zip(*picked, strict=True)
-        return KeyedJaggedTensor(
-            keys=[feature.name for feature in self.bagged], values=torch.cat(values), lengths=torch.cat(lengths)
-        )
+    def _bag_input(self, ids: Tensor, queries: Queries | None) -> KeyedJaggedTensor:
+        """One row per item and then one per query: a feature of the one is empty for the other."""
+        rows = 0 if queries is None else len(queries)
+        values, lengths = [], []
+        for feature in self.bagged:
+            columns = getattr(self, f"{feature.name}_values"), getattr(self, f"{feature.name}_offsets")
+            picked, length = gather_jagged(*columns, ids)
+            values.append(picked)
+            lengths += [length, length.new_zeros(rows)]
+        for feature in self.query_texts:
+            empty = torch.zeros_like(ids)
+            if queries is None:
+                values.append(ids[:0])
+                lengths.append(empty)
+            else:
+                picked, offsets = queries.jagged[feature.name]
+                values.append(picked)
+                lengths += [empty, offsets.diff()]
+        names = [feature.name for feature in self.bagged + self.query_texts]
+        return KeyedJaggedTensor(keys=names, values=torch.cat(values), lengths=torch.cat(lengths))
 
 
 def _bag_configs(

@@ -1,8 +1,8 @@
-"""SynerGen-style decoder: one causal Transformer over a user's events, whose states retrieve from the catalogue."""
+"""SynerGen-style decoder: one causal Transformer that retrieves and ranks, with and without a query."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,19 +10,53 @@ from torch import Tensor, nn
 
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
-from recsys.models.decoder import Decoder, pad
+from recsys.models.decoder import Cache, Decoder, pad
 from recsys.models.embeddings import ItemEncoder
 from recsys.models.network import SequenceNetwork
+from recsys.models.ranking_head import RankingHead, candidate_score
 from recsys.models.rotary import Rotary, SplitByDim, rotary_config, rotary_from_config
+from recsys.models.slot_tokens import SlotTokens
+from recsys.models.tokens import Slots
 
 Similarity = Literal["cosine", "dot"]
 
+COSINE_SCALE = 20.0
+"""Makes logits of cosines: one over the usual temperature."""
+SLOT_BLOCK = 1 << 14
+"""Ranking slots encoded at a time when candidates are scored."""
+
+
+class Context(NamedTuple):
+    """The encoded histories of a batch, which any number of slots may ask.
+
+    Attributes:
+        states: `[T, width]`, one after each event.
+        caches: of each layer.
+        offsets: `[B + 1]` int64, where each user's events begin and end.
+        length: padded length N of the caches.
+        newest: `[B]` int64, the newest time of each user.
+        queries: `[Q + 1, width]`; None for a model or a batch without queries.
+    """
+
+    states: Tensor
+    caches: list[Cache]
+    offsets: Tensor
+    length: int
+    newest: Tensor
+    queries: Tensor | None
+
 
 class SynerGen(SequenceNetwork):
-    """Decoder over context tokens; the state of an event is matched with the vectors of all items.
+    """Decoder over context tokens, and over slots that ask what comes next or what a candidate is worth.
+
+    | request | answered by |
+    | --- | --- |
+    | recommend | the state of the last event before the request, matched with all items |
+    | search | a retrieval slot that holds the query, matched with all items |
+    | rank candidates | a ranking slot for each, which holds the candidate, and the query if there is one |
 
     Inputs and outputs share the item vectors. With `cosine` similarity both sides are brought to length one, on the
-    output side only. Source: SynerGen, arXiv 2509.21777 (the query-free retrieval task).
+    output side only. Source: SynerGen, arXiv 2509.21777.
 
     Args:
         catalogue: sizes, side features and training counts; the training job supplies it.
@@ -34,7 +68,17 @@ class SynerGen(SequenceNetwork):
         rotary: where position and time enter.
         similarity: inner product of unit vectors (`cosine`) or of plain ones (`dot`).
         side_features: False uses ids alone.
+        queries: read the query features of the schema, where it has any; False answers every request without its query.
+        ranking: have a ranking head. Train it with `JointObjective`.
+        task_tokens: tell context, retrieval and ranking tokens apart by a vector of their own.
+        action_values: name of an action -> what it is worth when candidates are ranked; 1 where none is given.
+
+    Raises:
+        ValueError: `action_values` names an action that the log does not have, or a value is not above 0.
     """
+
+    items: ItemEncoder
+    action_values: Tensor
 
     def __init__(
         self,
@@ -47,6 +91,10 @@ class SynerGen(SequenceNetwork):
         rotary: Rotary = SplitByDim(),  # noqa: B008 (frozen)
         similarity: Similarity = "cosine",
         side_features: bool = True,
+        queries: bool = True,
+        ranking: bool = False,
+        task_tokens: bool = True,
+        action_values: dict[str, float] | None = None,
     ):
         super().__init__(catalogue)
         self.hyperparameters = {
@@ -58,22 +106,143 @@ class SynerGen(SequenceNetwork):
             "rotary": rotary_config(rotary),
             "similarity": similarity,
             "side_features": side_features,
+            "queries": queries,
+            "ranking": ranking,
+            "task_tokens": task_tokens,
+            "action_values": action_values,
         }
         self.heads, self.head_dim = heads, width // heads
         self.rotary = rotary
         self.similarity = similarity
-        self.items = ItemEncoder(catalogue, width, side_features)
+        self.searches = queries and bool(catalogue.schema.of("query"))
+        self.items = ItemEncoder(catalogue, width, side_features, self.searches)
         self.decoder = Decoder(width, layers, heads, hidden_ratio, dropout)
+        # Made last: a model without them draws the same initial weights as if they did not exist.
+        self.tokens = SlotTokens(catalogue, width, self.searches, ranking, task_tokens)
+        scale = COSINE_SCALE if similarity == "cosine" else 1.0
+        self.head = RankingHead(width, max(len(catalogue.actions), 1), scale) if ranking else None
+        self.register_buffer("action_values", _values(catalogue.actions, action_values or {}), persistent=False)
 
-    def encode_vectors(self, batch: SequenceBatch, vectors: Tensor) -> Tensor:
+    def encode(self, batch: SequenceBatch, candidates: Tensor) -> tuple[Context, Tensor]:
+        """Encodes histories, and looks candidates up with them: one lookup per table.
+
+        Args:
+            batch: T events of B users.
+            candidates: `[M]` int64 item ids; none needed.
+
+        Returns:
+            The context, and the item vectors of the candidates `[M, width]`.
+        """
+        distinct, place = torch.unique(torch.cat([batch.item_id, candidates]), return_inverse=True)
+        if not distinct.numel():  # TorchRec refuses to look nothing up
+            distinct = batch.user_id.new_zeros(1)
+        vectors, queries = self.items.with_queries(distinct, batch.queries if self.searches else None)
+        events, wanted = place.split([batch.item_id.shape[0], candidates.shape[0]])
+        return self._context(batch, vectors[events], queries), vectors[wanted]
+
+    def _context(self, batch: SequenceBatch, items: Tensor, queries: Tensor) -> Context:
+        asked = self.tokens.encode_queries(queries) if len(queries) else None
+        action = batch.features["action"].values() if self.tokens.action is not None else None
+        inputs = self.tokens.context(items, action, asked, batch.query)
         lengths = batch.lengths.long()
-        x, at = pad(vectors, lengths)
+        x, at = pad(inputs, lengths)
         times, _ = pad(batch.timestamp, lengths)
         newest = times.gather(1, (lengths - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
         index = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
         multiplier = self.rotary.multiplier(index, times, newest, self.heads, self.head_dim)
-        states = self.decoder(x, multiplier).flatten(0, 1)[at]
-        return self.match(states)
+        states, caches = self.decoder(x, multiplier)
+        return Context(states.flatten(0, 1)[at], caches, batch.offsets.long(), x.shape[1], newest, asked)
+
+    def encode_vectors(self, batch: SequenceBatch, vectors: Tensor) -> Tensor:
+        return self.match(self._context(batch, vectors, vectors[:0]).states)
+
+    def ask(self, context: Context, slots: Slots) -> Tensor:
+        """The states that answer requests, `[S, width]`; `match` makes them comparable with items.
+
+        A request without query is answered by the context itself; one without query and history has no answer, and
+        gets zeros.
+        """
+        start = context.offsets[slots.row]
+        known = (slots.cutoff > 0).unsqueeze(-1)
+        if context.states.shape[0]:
+            states = context.states[(start + slots.cutoff - 1).clamp(min=0)] * known
+        else:
+            states = context.newest.new_zeros(len(start), self.decoder.norm.weight.shape[0], dtype=torch.float32)
+        searching = slots.query.nonzero().squeeze(-1)
+        if context.queries is None or not len(searching):
+            return states
+        asking = slots.where(searching)
+        inputs = self.tokens.retrieval(context.queries, asking.query)
+        return states.index_put((searching,), self._slot_states(context, asking, inputs).to(states.dtype))
+
+    def rank(self, context: Context, slots: Slots, answers: Tensor, candidates: Tensor) -> Tensor:
+        """Logits of candidates.
+
+        Args:
+            context: the encoded histories.
+            slots: P requests.
+            answers: `[P, width]` what `ask` gave for them.
+            candidates: `[P, C, width]` item vectors.
+
+        Returns:
+            `[P, C, A]` logit of each action.
+        """
+        assert self.head is not None, "the model has no ranking head; set `ranking: true`"
+        n, per_slot = candidates.shape[:2]
+        each = slots.repeat(per_slot)
+        inputs = self.tokens.ranking(candidates.flatten(0, 1), context.queries, each.query)
+        states = self._slot_states(context, each, inputs).view(n, per_slot, -1)
+        with torch.no_grad():
+            retrieval = (self.match(candidates) @ self.match(answers).unsqueeze(-1)).squeeze(-1)
+        logits: Tensor = self.head(states, retrieval)
+        return logits
+
+    def _slot_states(self, context: Context, slots: Slots, inputs: Tensor) -> Tensor:
+        """`[S, width]` states of slots from their inputs."""
+        places = slots.places(len(context.newest), context.length)
+        index = slots.spread(slots.cutoff, places.at, places.shape)
+        times = slots.spread(slots.timestamp, places.at, places.shape)
+        multiplier = self.rotary.multiplier(index, times, context.newest, self.heads, self.head_dim)
+        states: Tensor = self.decoder.slots(inputs, multiplier, places, context.caches)
+        return states
+
+    def forward(self, batch: SequenceBatch, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
+        every = torch.arange(self.n_items + 1, device=batch.timestamp.device) if candidates is None else candidates
+        context, vectors = self.encode(batch, every)
+        return self.match(context.states), self.match(vectors)
+
+    def requests(self, batch: SequenceBatch, context: Context) -> Slots:
+        """One request for each user of a batch, at the end of the history."""
+        query = batch.request_query if self.searches and batch.queries is not None else None
+        return Slots(
+            row=torch.arange(len(batch), device=batch.user_id.device),
+            cutoff=batch.lengths.long(),
+            timestamp=context.newest if batch.request_timestamp is None else batch.request_timestamp,
+            query=torch.zeros_like(batch.user_id) if query is None else query,
+        )
+
+    @torch.no_grad()
+    def user_vectors(self, batch: SequenceBatch) -> Tensor:
+        context, _ = self.encode(batch, batch.item_id[:0])
+        slots = self.requests(batch, context)
+        known = ((slots.cutoff > 0) | (slots.query > 0)).unsqueeze(-1)
+        answers = self.match(self.ask(context, slots)).float()
+        return torch.cat([answers * known, (~known).float()], dim=1)
+
+    @torch.no_grad()
+    def candidate_scores(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
+        if self.head is None:
+            return super().candidate_scores(batch, candidates)
+        distinct, place = torch.unique(candidates, return_inverse=True)
+        context, vectors = self.encode(batch, distinct)
+        slots = self.requests(batch, context)
+        answers = self.ask(context, slots)
+        block = max(1, SLOT_BLOCK // max(len(batch), 1))
+        scores = [
+            candidate_score(self.rank(context, slots, answers, vectors[part]).float(), self.action_values)
+            for part in place.split(block, dim=1)
+        ]
+        return torch.cat(scores, dim=1).masked_fill(candidates == 0, -torch.inf)
 
     def dense_part(self) -> nn.Module:
         return self.decoder
@@ -85,3 +254,12 @@ class SynerGen(SequenceNetwork):
     def build(cls, catalogue: Catalogue, hyperparameters: dict[str, Any]) -> SynerGen:
         rotary = rotary_from_config(hyperparameters["rotary"])
         return cls(catalogue, **{**hyperparameters, "rotary": rotary})
+
+
+def _values(actions: tuple[str, ...], given: dict[str, float]) -> Tensor:
+    """`[A]` value of each action; `[1]` for a log without actions."""
+    if unknown := set(given) - set(actions):
+        raise ValueError(f"action_values: the log has no action {sorted(unknown)}; it has {list(actions)}")
+    if bad := [name for name, value in given.items() if not value > 0]:
+        raise ValueError(f"action_values: the values of {bad} must be above 0")
+    return torch.tensor([float(given.get(name, 1.0)) for name in actions] or [1.0])

@@ -7,8 +7,7 @@ cutoff: how many context events it may see.
 | token | cutoff |
 | --- | --- |
 | context event i | i + 1 (itself and what came before) |
-| slot that asks for event j | j (strictly before it) |
-| slot of a request that began at time t | events with a time before t |
+| slot of a request | the events before the request |
 
 A token always sees itself, and no token sees a slot other than itself: candidates do not see each other, so that a
 candidate's score does not depend on which others are scored.
@@ -16,29 +15,62 @@ candidate's score does not depend on which others are scored.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
+
+from recsys.models.decoder import Places
+
+
+class Slots(NamedTuple):
+    """S slots of B users.
+
+    Attributes:
+        row: `[S]` int64, the user of each slot, in any order.
+        cutoff: `[S]` int64, context events that the slot may see.
+        timestamp: `[S]` int64, Unix seconds of the slot's request.
+        query: `[S]` int64, row of the batch's queries; 0 for none.
+    """
+
+    row: Tensor
+    cutoff: Tensor
+    timestamp: Tensor
+    query: Tensor
+
+    def where(self, keep: Tensor) -> Slots:
+        """The slots at which `keep` is true, or with the places `keep`, in their order."""
+        return Slots(*(column[keep] for column in self))
+
+    def repeat(self, times: int) -> Slots:
+        """Each slot `times` times, copies beside each other."""
+        return Slots(*(column.repeat_interleave(times) for column in self))
+
+    def places(self, users: int, context: int) -> Places:
+        """Where the slots stand, and what they see.
+
+        Args:
+            users: B.
+            context: N, the padded length of the context.
+        """
+        lengths = torch.bincount(self.row, minlength=users)
+        most = int(lengths.max()) if users else 0
+        before = lengths.cumsum(0) - lengths
+        order = self.row.argsort(stable=True)
+        place = torch.arange(len(order), device=order.device) - before[self.row[order]]
+        at = self.row * most + torch.empty_like(place).index_copy(0, order, place)
+        column = torch.arange(context, device=at.device)
+        return Places(at, (users, most), column < self.spread(self.cutoff, at, (users, most)).unsqueeze(-1))
+
+    @staticmethod
+    def spread(values: Tensor, at: Tensor, shape: tuple[int, int]) -> Tensor:
+        """`[B, M]` with `values` `[S]` at the flat places `at`, zero elsewhere."""
+        return values.new_zeros(shape[0] * shape[1]).index_copy(0, at, values).view(shape)
 
 
 def context_cutoffs(batch: int, length: int, device: torch.device | None = None) -> Tensor:
     """`[batch, length]` int64 cutoffs of context events: 1, 2, ..., length."""
     return torch.arange(1, length + 1, device=device).expand(batch, length)
-
-
-def request_cutoffs(timestamp: Tensor, lengths: Tensor, request: Tensor) -> Tensor:
-    """Cutoffs of slots that may see only what happened strictly before their request.
-
-    Args:
-        timestamp: `[B, N]` int64, times of the context events, ascending within `lengths`.
-        lengths: `[B]` int64, context events of each user; the rest of the row is padding.
-        request: `[B, M]` int64, start time of the request that each slot belongs to.
-
-    Returns:
-        `[B, M]` int64.
-    """
-    valid = torch.arange(timestamp.shape[1], device=timestamp.device) < lengths.unsqueeze(-1)
-    ends = timestamp.masked_fill(~valid, torch.iinfo(torch.int64).max)
-    return torch.searchsorted(ends, request, right=False).clamp(max=lengths.unsqueeze(-1))
 
 
 def attention_mask(cutoffs: Tensor, context: int) -> Tensor:

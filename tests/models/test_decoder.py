@@ -7,8 +7,8 @@ from torch import nn
 from recsys.models.decoder import Decoder, SelfAttention, pad
 from recsys.models.dropout import Dropout
 from recsys.models.norm import RMSNorm
-from recsys.models.rotary import IndexRotary
-from recsys.models.tokens import attention_mask, context_cutoffs
+from recsys.models.rotary import IndexRotary, SplitByDim
+from recsys.models.tokens import Slots, attention_mask, context_cutoffs
 
 WIDTH, HEADS, LENGTH = 16, 2, 5
 
@@ -55,7 +55,7 @@ def test_attention_against_a_loop():
     torch.manual_seed(0)
     attention = SelfAttention(WIDTH, HEADS)
     x, turn = torch.randn(1, LENGTH, WIDTH), turns()
-    out = attention(x, turn)
+    out, _ = attention(x, turn)
     q, k, v = (part.view(LENGTH, HEADS, -1) for part in attention.qkv(x)[0].chunk(3, dim=-1))
     expected = torch.zeros(LENGTH, HEADS, WIDTH // HEADS)
     for head in range(HEADS):
@@ -76,7 +76,7 @@ def test_the_mask_matrix_of_context_tokens_is_the_causal_path():
     decoder = Decoder(WIDTH, 2, HEADS).eval()
     x = torch.randn(3, LENGTH, WIDTH)
     mask = attention_mask(context_cutoffs(3, LENGTH), LENGTH)
-    torch.testing.assert_close(decoder(x, turns()), decoder(x, turns(), mask), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(decoder(x, turns())[0], decoder(x, turns(), mask)[0], atol=1e-5, rtol=1e-5)
 
 
 def test_slots_do_not_see_each_other_nor_their_future():
@@ -85,12 +85,42 @@ def test_slots_do_not_see_each_other_nor_their_future():
     cutoffs = torch.cat([context_cutoffs(1, 4), torch.tensor([[2, 2, 4]])], dim=1)
     mask = attention_mask(cutoffs, 4)
     x = torch.randn(1, 7, WIDTH)
-    before = decoder(x, turns(7), mask)
+    before, _ = decoder(x, turns(7), mask)
     other = x.clone()
     other[0, [2, 3, 5]] = torch.randn(3, WIDTH)  # later events and the neighbouring slot
-    after = decoder(other, turns(7), mask)
+    after, _ = decoder(other, turns(7), mask)
     assert torch.equal(before[0, [0, 1, 4]], after[0, [0, 1, 4]])
     assert not torch.equal(before[0, 6], after[0, 6])
+
+
+def test_slots_over_a_cache_equal_one_sequence_under_the_mask():
+    """Users of unequal length, slots in any order: each has the state that the whole sequence gives it."""
+    torch.manual_seed(0)
+    decoder = Decoder(WIDTH, 3, HEADS).eval()
+    lengths = [4, 1, 5]
+    slots = Slots(
+        row=torch.tensor([2, 0, 2, 1, 0, 2]),
+        cutoff=torch.tensor([5, 0, 2, 1, 3, 2]),
+        timestamp=torch.tensor([900, 10, 500, 70, 333, 500]),
+        query=torch.zeros(6, dtype=torch.int64),
+    )
+    times = torch.arange(15).view(3, 5) * 100
+    newest, index = times[:, -1], torch.arange(5).unsqueeze(0)
+    rotary = SplitByDim(shortest=10.0, longest=1e4)
+    context, inputs = torch.randn(3, 5, WIDTH), torch.randn(6, WIDTH)
+    _, caches = decoder(context, rotary.multiplier(index, times, newest, HEADS, WIDTH // HEADS))
+    places = slots.places(3, 5)
+    spread = [slots.spread(values, places.at, places.shape) for values in (slots.cutoff, slots.timestamp)]
+    ours = decoder.slots(inputs, rotary.multiplier(*spread, newest, HEADS, WIDTH // HEADS), places, caches)
+    for slot in range(6):
+        row, cutoff = int(slots.row[slot]), int(slots.cutoff[slot])
+        n = lengths[row]
+        sequence = torch.cat([context[row, :n], inputs[slot : slot + 1]]).unsqueeze(0)
+        stamps = torch.cat([times[row, :n], slots.timestamp[slot : slot + 1]]).unsqueeze(0)
+        position = torch.cat([torch.arange(n), torch.tensor([cutoff])]).unsqueeze(0)
+        turn = rotary.multiplier(position, stamps, newest[row : row + 1], HEADS, WIDTH // HEADS)
+        mask = attention_mask(torch.cat([context_cutoffs(1, n), torch.tensor([[cutoff]])], dim=1), n)
+        torch.testing.assert_close(decoder(sequence, turn, mask)[0][0, -1], ours[slot], atol=1e-5, rtol=1e-5)
 
 
 def test_the_scale_of_the_embeddings_does_not_matter():
@@ -98,7 +128,7 @@ def test_the_scale_of_the_embeddings_does_not_matter():
     torch.manual_seed(0)
     decoder = Decoder(WIDTH, 2, HEADS).eval()
     x = torch.randn(2, LENGTH, WIDTH)
-    torch.testing.assert_close(decoder(0.05 * x, turns()), decoder(20 * x, turns()), atol=1e-3, rtol=1e-3)
+    torch.testing.assert_close(decoder(0.05 * x, turns())[0], decoder(20 * x, turns())[0], atol=1e-3, rtol=1e-3)
 
 
 def test_pad_places_every_row():

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.models.tokens import attention_mask, context_cutoffs, request_cutoffs
+from recsys.models.tokens import Slots, attention_mask, context_cutoffs
 
 
 @given(context=st.integers(1, 6), asked=st.lists(st.integers(0, 6), max_size=4))
@@ -27,10 +27,13 @@ def test_context_alone_is_causal():
     assert torch.equal(mask, torch.ones(2, 5, 5, dtype=torch.bool).tril())
 
 
-@given(st.lists(st.integers(0, 9), min_size=1, max_size=6), st.integers(0, 10))
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 5)), max_size=8))
 @settings(max_examples=60, deadline=None)
-def test_a_request_sees_only_what_was_strictly_before_it(times, request):
-    times = sorted(times)
-    padded = torch.tensor([[*times, 0, 0]])
-    cutoff = request_cutoffs(padded, torch.tensor([len(times)]), torch.tensor([[request]]))
-    assert cutoff.item() == sum(time < request for time in times)
+def test_places_keep_slots_apart_and_show_each_its_cutoff(slots):
+    row, cutoff = (torch.tensor([slot[i] for slot in slots], dtype=torch.int64) for i in range(2))
+    empty = torch.zeros_like(row)
+    places = Slots(row, cutoff, empty, empty).places(4, 5)
+    assert len(set(places.at.tolist())) == len(slots)
+    for at, (user, seen) in zip(places.at.tolist(), slots, strict=True):
+        assert at // max(places.shape[1], 1) == user
+        assert places.visible.flatten(0, 1)[at].tolist() == [column < seen for column in range(5)]
