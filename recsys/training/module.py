@@ -14,7 +14,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
 from recsys.models.network import SequenceNetwork
-from recsys.training.objective import RetrievalObjective
+from recsys.training.objective import Objective
 from recsys.training.optimizers import CombinedOptimizer, table_parameters
 from recsys.training.sparse_adam import SparseAdam
 
@@ -46,7 +46,7 @@ class RecommenderModule(L.LightningModule):
     def __init__(
         self,
         network: Callable[[Catalogue], SequenceNetwork],
-        objective: RetrievalObjective,
+        objective: Objective,
         optimizer: OptimizerFactory = adam,
         table_optimizer: OptimizerFactory = SparseAdam,
         scheduler: SchedulerFactory | None = None,
@@ -116,7 +116,7 @@ class RecommenderModule(L.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the generators, so that a resumed run draws what the interrupted one would have drawn."""
         checkpoint["generators"] = {
-            "negatives": self.objective.negatives.state_dict(),
+            "objective": self.objective.random_state(),
             "torch": torch.get_rng_state(),
         }
 
@@ -126,6 +126,6 @@ class RecommenderModule(L.LightningModule):
     def on_train_start(self) -> None:
         """Restores the generators last: whatever ran before training must not have moved them."""
         if self._generators:
-            self.objective.negatives.load_state_dict(self._generators["negatives"])
+            self.objective.load_random_state(self._generators["objective"])
             torch.set_rng_state(self._generators["torch"])
             self._generators = {}

@@ -1,19 +1,46 @@
-"""What a step minimises: a retrieval loss over sampled negatives or over the whole catalogue."""
+"""What a step minimises: the base of every objective, and next-item retrieval."""
 
 from __future__ import annotations
+
+import abc
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
-from recsys.features.negatives import NegativeSampler, Uniform
+from recsys.features.negatives import Negatives, NegativeSampler, Uniform
 from recsys.losses.base import CatalogueLoss, LossOutput, SampledLoss, SampledScores
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.network import SequenceNetwork
 
 
-class RetrievalObjective(nn.Module):
+class Objective(nn.Module, abc.ABC):
+    """From a network and a batch to a loss, with whatever it draws on the way."""
+
+    @abc.abstractmethod
+    def setup(self, catalogue: Catalogue, seed: int, device: torch.device) -> None:
+        """Fits samplers and losses to the catalogue; called once before training.
+
+        Raises:
+            ValueError: the catalogue lacks what the objective needs.
+        """
+
+    @abc.abstractmethod
+    def forward(self, network: SequenceNetwork, batch: SequenceBatch) -> LossOutput:
+        """The loss of one batch."""
+
+    @abc.abstractmethod
+    def random_state(self) -> dict[str, Any]:
+        """States of all generators, for the checkpoint."""
+
+    @abc.abstractmethod
+    def load_random_state(self, state: dict[str, Any]) -> None:
+        """Continues the draws from `random_state()`."""
+
+
+class RetrievalObjective(Objective):
     """Next-item retrieval: the query after each event is matched with the item that followed.
 
     Args:
@@ -27,12 +54,10 @@ class RetrievalObjective(nn.Module):
         self.negatives = negatives if negatives is not None else Uniform(512)
 
     def setup(self, catalogue: Catalogue, seed: int, device: torch.device) -> None:
-        """Fits sampler and loss to the catalogue; called once before training."""
         self.loss.setup(catalogue.n_items)
         self.negatives.setup(catalogue.n_items, catalogue.counts, seed, device)
 
     def forward(self, network: SequenceNetwork, batch: SequenceBatch) -> LossOutput:
-        """The loss of one batch."""
         assert batch.target is not None, "training batches carry targets"
         if isinstance(self.loss, CatalogueLoss):
             queries, items = network(batch, None)
@@ -40,16 +65,34 @@ class RetrievalObjective(nn.Module):
         drawn = self.negatives.sample(batch.target)
         rows = batch.target.shape[0]
         queries, vectors = network(batch, torch.cat([batch.target, drawn.ids.flatten()]))
-        positive, negative = vectors[:rows], vectors[rows:]
-        return self.loss(
-            SampledScores(
-                positive=(queries * positive).sum(-1),
-                negative=_scores(queries, negative, drawn.ids),
-                log_q_positive=drawn.log_q_positive,
-                log_q_negative=drawn.log_q,
-                hits=drawn.hits(batch.target),
-            )
-        )
+        return self.loss(sampled_scores(queries, vectors[:rows], vectors[rows:], batch.target, drawn))
+
+    def random_state(self) -> dict[str, Any]:
+        return {"negatives": self.negatives.state_dict()}
+
+    def load_random_state(self, state: dict[str, Any]) -> None:
+        self.negatives.load_state_dict(state["negatives"])
+
+
+def sampled_scores(
+    queries: Tensor, positive: Tensor, negative: Tensor, target: Tensor, drawn: Negatives
+) -> SampledScores:
+    """Scores of rows against their positives and the drawn negatives.
+
+    Args:
+        queries: `[T, d]`.
+        positive: `[T, d]` vectors of the targets.
+        negative: `[N, d]`, or `[T * N, d]` where each row has its own.
+        target: `[T]` int64.
+        drawn: the negatives.
+    """
+    return SampledScores(
+        positive=(queries * positive).sum(-1),
+        negative=_scores(queries, negative, drawn.ids),
+        log_q_positive=drawn.log_q_positive,
+        log_q_negative=drawn.log_q,
+        hits=drawn.hits(target),
+    )
 
 
 def _scores(queries: Tensor, negative: Tensor, ids: Tensor) -> Tensor:
