@@ -21,6 +21,9 @@ from recsys.features.tables import TableInput
 ROOT_VARIABLE = "RECSYS_DATA"
 """Environment variable that names the folder of local data sets, one sub-folder per name."""
 
+MADE = Path(".recsys/data")
+"""Where scripts leave the data sets that they make, under the working folder."""
+
 MOVIELENS_URL = "https://files.grouplens.org/datasets/movielens/ml-100k.zip"
 MOVIELENS_MD5 = "0e33842e24a9c977be4e0107933c0723"
 """As published beside the archive."""
@@ -90,6 +93,18 @@ def _amazon(name: str, root: Path | None) -> Source:
         if not (folder / file).exists():
             raise DatasetError(f"{name}: no {folder / file}; docs/data-format.md says how the folder is laid out")
     return Source(recipe(name), folder / "interactions.parquet", folder / "items.parquet")
+
+
+def _search_log(name: str, root: Path | None) -> Source:
+    """A log that `experiments/search_logs.py` made: `events.parquet` and `items.parquet` in one folder."""
+    folders = [*([] if root is None else [root / name]), MADE / name]
+    for folder in folders:
+        if (folder / "events.parquet").exists() and (folder / "items.parquet").exists():
+            return Source(recipe(name), folder / "events.parquet", folder / "items.parquet")
+    raise DatasetError(
+        f"{name} was not found in {' or '.join(map(str, folders))}; make it with "
+        f"`python experiments/search_logs.py {name}`, which reads the Amazon sets under {ROOT_VARIABLE}"
+    )
 
 
 def _movielens_100k(name: str, root: Path | None) -> Source:
@@ -189,4 +204,7 @@ _LOADERS: dict[str, Callable[[str, Path | None], Source]] = {
     "amazon_beauty": _amazon,
     "amazon_sports": _amazon,
     "movielens_100k": _movielens_100k,
+    "search_beauty": _search_log,
+    "search_cellphones": _search_log,
+    "search_sports": _search_log,
 }

@@ -150,7 +150,8 @@ def _id_vocabulary(staged: Staged, name: str, table: Table | None) -> Vocabulary
 def _query_texts(staged: Staged, schema: Schema, queries: Vocabulary) -> dict[str, RawValues]:
     """The words of the distinct queries by feature; each query counts as often as it was asked."""
     ids = np.arange(1, len(queries) + 1)
-    texts = pa.Array.from_pandas(queries.values)
+    # Strings that pandas keeps in Arrow come in chunks.
+    texts = pa.table({"query": pa.Array.from_pandas(queries.values)})["query"].combine_chunks()
     copies = staged.counts("query", queries)
     return {f.name: replace(text_values(f, ids, texts), copies=copies) for f in schema.of("query")}
 

@@ -108,8 +108,44 @@ def test_amazon_keeps_the_published_order(name: str, sizes: tuple[int, int, int]
         assert log.vocabularies["attributes"].decode(codes).tolist() == attributes.tolist()[:32]
 
 
+SEARCH_EVENTS = {"user_id": [1, 1, 2], "item_id": [7, 8, 7], "timestamp": [0, 0, 0], "position": [1, 0, 0]}
+
+
+@pytest.mark.parametrize(("name", "text"), [("search_beauty", "text_id"), ("search_cellphones", "categories")])
+def test_search_logs_are_found_where_they_were_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = tmp_path / "root"
+    with pytest.raises(DatasetError) as caught:
+        load_dataset(name, root)
+    for part in (f"python experiments/search_logs.py {name}", str(root / name), str(datasets.MADE / name)):
+        assert part in str(caught.value)
+
+    folder = tmp_path / datasets.MADE / name
+    folder.mkdir(parents=True)
+    queries = ["red nail", None, "nail"]
+    pd.DataFrame(SEARCH_EVENTS | {"query": queries}).to_parquet(folder / "events.parquet")
+    items = pd.DataFrame({"item_id": [7, 8], "asin": ["A", "B"], "attributes": [[1], [2]], text: ["red nail", "nail"]})
+    items.to_parquet(folder / "items.parquet")
+    source = load_dataset(name, root)
+    log = EventLog.from_frame(source.events, source.schema, source.items)  # type: ignore[arg-type]
+    frame = log.to_frame()
+    assert frame["item_id"].tolist() == [8, 7, 7]  # by position: their times are equal
+    assert frame["query"].fillna("").tolist() == ["", "red nail", "nail"]
+    nail = log.encoders["words"].encode(["nail"])[0]
+    assert all(nail in log.item_features["words"].row(item) for item in (1, 2))
+    assert nail in log.query_features["query_words"].row(1)
+
+    root.mkdir()
+    folder.rename(root / name)
+    assert load_dataset(name, root).events == root / name / "events.parquet"
+
+
 def test_names_and_missing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert dataset_names() == ["amazon_beauty", "amazon_sports", "movielens_100k"]
+    assert dataset_names() == [
+        "amazon_beauty", "amazon_sports", "movielens_100k", "search_beauty", "search_cellphones", "search_sports",
+    ]  # fmt: skip
     with pytest.raises(ValueError, match="no data set `netflix`; there are amazon_beauty"):
         load_dataset("netflix")
     monkeypatch.delenv(datasets.ROOT_VARIABLE, raising=False)
