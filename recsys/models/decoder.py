@@ -197,6 +197,7 @@ class Decoder(nn.Module):
         """
         x = self.dropout(self.input_norm(x))
         for block, cache in zip(self.blocks, caches, strict=True):
+            assert isinstance(block, Block)
             x = block.slots(x, multiplier, places, cache)
         out: Tensor = self.norm(x)
         return out
