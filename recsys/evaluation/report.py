@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import pandas as pd
 from rich.table import Table
 from rich.text import Text
 
 from recsys.evaluation.intervals import Comparison
-from recsys.evaluation.result import Evaluation, EvaluationError
-
-_SAME = ("rule", "split_hash", "part", "filter_seen", "cold_targets")
+from recsys.evaluation.result import Evaluation, EvaluationError, differing
 
 
 def results_table(
@@ -18,7 +17,7 @@ def results_table(
 ) -> Table:
     """A `rich` table of several models on one part of one split, in the order given.
 
-    Per-user metrics carry half the width of their bootstrap interval; metrics of all lists have none. The best value
+    Metrics of requests carry half the width of their bootstrap interval; metrics of all lists have none. The best value
     of a metric is bold (the highest: name metrics for which more is better).
 
     Raises:
@@ -29,9 +28,8 @@ def results_table(
     first = evaluations[0]
     means = [evaluation.means() for evaluation in evaluations]
     for evaluation, values in zip(evaluations, means, strict=True):
-        differing = [fact for fact in _SAME if evaluation.facts[fact] != first.facts[fact]]
-        if differing:
-            raise EvaluationError(f"`{first.model}` and `{evaluation.model}` differ in {', '.join(differing)}")
+        if other := differing(first, evaluation):
+            raise EvaluationError(f"`{first.model}` and `{evaluation.model}` differ in {', '.join(other)}")
         missing = [metric for metric in metrics if metric not in values]
         if missing:
             raise EvaluationError(f"`{evaluation.model}` has no {', '.join(missing)}; it has {', '.join(values)}")
@@ -54,6 +52,18 @@ def results_table(
     return table
 
 
+def by_rules(evaluations: Sequence[Evaluation]) -> list[list[Evaluation]]:
+    """Evaluations whose numbers may stand side by side together, groups and members in the order given."""
+    groups: list[list[Evaluation]] = []
+    for evaluation in evaluations:
+        same = next((group for group in groups if not differing(group[0], evaluation)), None)
+        if same is None:
+            groups.append([evaluation])
+        else:
+            same.append(evaluation)
+    return groups
+
+
 def comparison_table(first: str, second: str, comparisons: dict[str, Comparison]) -> Table:
     """A `rich` table of a paired comparison, a difference being `second - first`."""
     table = Table(title=f"{second} against {first}, paired over users", title_justify="left", title_style="")
@@ -73,13 +83,54 @@ def comparison_table(first: str, second: str, comparisons: dict[str, Comparison]
     return table
 
 
+def slice_table(slices: Mapping[str, pd.DataFrame], metric: str) -> Table:
+    """A `rich` table of a metric in slices: one row a slice, one column a model, best in bold.
+
+    Args:
+        slices: model name -> a frame of `recsys.evaluation.slices`, all of them over the same slices.
+        metric: what the values are, for the title.
+
+    Raises:
+        EvaluationError: there is no model, or the models have different slices.
+    """
+    if not slices:
+        raise EvaluationError("no slices to print")
+    # Name, number, value and both ends: the frames call number and value by what they are.
+    columns = {model: list(frame.itertuples(index=False, name=None)) for model, frame in slices.items()}
+    heads = {model: [row[:2] for row in rows] for model, rows in columns.items()}
+    first = next(iter(slices))
+    for model, head in heads.items():
+        if head != heads[first]:
+            raise EvaluationError(f"`{first}` and `{model}` have different slices")
+    table = Table(title=metric, title_justify="left", title_style="", caption_justify="left")
+    table.caption = "± half of the interval; best in bold"
+    table.add_column("slice")
+    for name in (slices[first].columns[1], *slices):
+        table.add_column(name, justify="right")
+    for (name, number), *cells in zip(heads[first], *columns.values(), strict=True):
+        best = max(value for _, _, value, _, _ in cells)
+        row = [Text(str(name)), Text(f"{number:,}")]
+        for _, _, value, low, high in cells:
+            cell = Text(f"{value:.4f}", style="bold" if value == best else "")
+            row.append(cell.append(f" ±{(high - low) / 2:.4f}", style="dim not bold"))
+        table.add_row(*row)
+    return table
+
+
 def protocol(evaluation: Evaluation) -> str:
     """One line on how the numbers came about."""
     facts = evaluation.facts
+    who = f"{facts['judged_users']:,} users"
+    if facts.get("task") is not None:
+        who = f"{facts['task']}, {facts['judged_requests']:,} requests of {who}"
+    what = f"all {facts['n_items']:,} items ranked"
+    if facts.get("negatives") is not None:
+        what = f"1 item to be found among {facts['negatives']:,} drawn from {facts['n_items']:,} (sampled metrics)"
+    elif facts.get("rerank") is not None:
+        what += f", the best {facts['rerank']:,} reranked"
     seen = "seen items filtered" if facts["filter_seen"] else "seen items not filtered"
     cold = "left out" if facts["cold_targets"] == "exclude" else "counted as misses"
     return (
-        f"{facts['rule']}, {facts['part']}: {facts['judged_users']:,} users, {facts['targets']:,} targets, "
-        f"all {facts['n_items']:,} items ranked, {seen}; {facts['cold_item_targets']:,} cold targets {cold}, "
-        f"{facts['cold_users']:,} cold users apart"
+        f"{facts['rule']}, {facts['part']}: {who}, {facts['targets']:,} targets, {what}, {seen}; "
+        f"{facts['cold_item_targets']:,} cold targets {cold}, {facts['cold_users']:,} cold users apart"
     )

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: lists, values per user, and the facts needed to compare it with another."""
+"""What an evaluation leaves behind: lists, values per request, and the facts needed to compare it with another."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,8 @@ from recsys.evaluation.intervals import Comparison, Interval, bootstrap, compare
 
 FORMAT_VERSION = 1
 _USERS, _TARGETS, _FACTS = "users.parquet", "targets.parquet", "evaluation.json"
-_SAME = ("split_hash", "part", "filter_seen", "cold_targets", "top")
+RULES = ("split_hash", "part", "task", "filter_seen", "cold_targets", "negatives", "candidate_seed")
+"""Facts in which evaluations agree whose numbers may stand side by side."""
 
 
 class EvaluationError(ValueError):
@@ -29,10 +30,10 @@ class EvaluationError(ValueError):
 
 @dataclass(frozen=True)
 class TargetTable:
-    """One row per distinct (user, item to be found), ordered by user, then item.
+    """One entry per distinct (request, item to be found), ordered by request, then item.
 
     Attributes:
-        row: `[P]` int64, row of the user in the evaluation.
+        row: `[P]` int64, row of the request in the evaluation.
         item: `[P]` int32.
         rank: `[P]` int32, from 1; 0 when the list does not name the item.
         decile: `[P]` int8, popularity decile of the item (1 most popular, 0 cold).
@@ -48,15 +49,17 @@ class TargetTable:
 class Evaluation:
     """One model, judged on one part of one split.
 
+    A row is a request: a user, or under the task `search` one search of a user, who may then stand in several rows.
+
     Attributes:
         model: name to print.
         users: `[U]` int64 user ids.
         history_length: `[U]` int32, events of each history.
         ranked: `[U, top]` int32 item ids, best first, 0 where fewer could be given.
-        metrics: values per user, `[U]` float32 each; NaN where a user has nothing left to be found.
+        metrics: values per row, `[U]` float32 each; NaN where nothing is left to be found.
         exposure: metrics of all lists together.
         targets: the items to be found and their ranks.
-        facts: rule, split hash, part, counts of what was judged and what was left out, settings, seconds.
+        facts: rule, split hash, part, task, counts of what was judged and what was left out, settings, seconds.
     """
 
     model: str
@@ -69,15 +72,15 @@ class Evaluation:
     facts: dict[str, Any]
 
     def means(self) -> dict[str, float]:
-        """Every metric: means over users, and metrics of all lists. NaN when no user has anything to be found."""
+        """Every metric: means over rows, and metrics of all lists. NaN when no row has anything to be found."""
         judged = bool(self.facts["judged_users"])
         return {n: float(np.nanmean(v, dtype=np.float64)) if judged else math.nan for n, v in self.metrics.items()} | (
             self.exposure
         )
 
     def summary(self, resamples: int = 2000, level: float = 0.95, seed: int = 0) -> dict[str, Interval]:
-        """Bootstrap interval of each per-user metric; see `intervals.bootstrap`."""
-        return bootstrap(self.metrics, resamples=resamples, level=level, seed=seed)
+        """Bootstrap interval of each metric that has values per row; users are resampled, see `intervals.bootstrap`."""
+        return bootstrap(self.metrics, users=self.users, resamples=resamples, level=level, seed=seed)
 
     def save(self, folder: str | Path) -> None:
         """Writes `users.parquet`, `targets.parquet` and `evaluation.json`; the folder appears complete or not at all.
@@ -145,22 +148,29 @@ class Evaluation:
             ) from None
 
 
+def differing(first: Evaluation, second: Evaluation, facts: Sequence[str] = RULES) -> dict[str, tuple[Any, Any]]:
+    """Those of the named facts in which two evaluations differ; a fact that one lacks is None.
+
+    An evaluation of an older version names no task, and was made as one of the task None is.
+    """
+    pairs = {fact: (first.facts.get(fact), second.facts.get(fact)) for fact in facts}
+    return {fact: (a, b) for fact, (a, b) in pairs.items() if a != b}
+
+
 def compare_evaluations(first: Evaluation, second: Evaluation, **settings: Any) -> dict[str, Comparison]:
     """Paired comparison of the metrics that both have; `settings` go to `intervals.compare`.
 
     Raises:
-        EvaluationError: the two were not made on the same users of the same split under the same rules.
+        EvaluationError: the two were not made on the same requests of the same split under the same rules.
     """
-    for fact in _SAME:
-        a, b = first.facts[fact], second.facts[fact]
-        if a != b:
-            raise EvaluationError(f"`{first.model}` and `{second.model}` cannot be compared: {fact} is {a} and {b}")
+    for fact, (a, b) in differing(first, second, (*RULES, "top")).items():
+        raise EvaluationError(f"`{first.model}` and `{second.model}` cannot be compared: {fact} is {a} and {b}")
     if not np.array_equal(first.users, second.users):
         raise EvaluationError(f"`{first.model}` and `{second.model}` judge different users; nothing can be paired")
     common = [name for name in first.metrics if name in second.metrics]
     if not common:
         raise EvaluationError(f"`{first.model}` and `{second.model}` have no metric in common")
-    return compare(_only(first.metrics, common), _only(second.metrics, common), **settings)
+    return compare(_only(first.metrics, common), _only(second.metrics, common), users=first.users, **settings)
 
 
 def _only(metrics: Mapping[str, NDArray[np.float32]], names: list[str]) -> dict[str, NDArray[np.float32]]:

@@ -1,4 +1,4 @@
-"""Where a model is good: by popularity of the item to be found, and by length of the user's history."""
+"""Where a model is good: by popularity of the item to be found, by activity of the user, and by task."""
 
 from __future__ import annotations
 
@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from scipy.stats import norm
 
 from recsys.evaluation.exposure import GROUPS, group_of_decile
-from recsys.evaluation.intervals import bootstrap
+from recsys.evaluation.intervals import bootstrap, wilson
 from recsys.evaluation.metrics import check_cut_offs
-from recsys.evaluation.result import Evaluation
+from recsys.evaluation.result import RULES, Evaluation, EvaluationError, differing
 
 DECILES = ("cold", *(str(decile) for decile in range(1, 11)))
 
@@ -38,7 +37,7 @@ def recall_by_group(evaluation: Evaluation, k: int, level: float = 0.95) -> pd.D
 def by_history_length(
     evaluation: Evaluation, metric: str, edges: Sequence[int] = (5, 10, 20, 50), level: float = 0.95
 ) -> pd.DataFrame:
-    """A per-user metric by length of the history.
+    """A metric by activity of the user: the length of the history.
 
     Args:
         evaluation: the evaluation.
@@ -52,8 +51,7 @@ def by_history_length(
     Raises:
         ValueError: the evaluation has no such metric.
     """
-    if metric not in evaluation.metrics:
-        raise ValueError(f"no metric `{metric}`; there are {', '.join(evaluation.metrics)}")
+    _check_metric(evaluation, metric)
     values = evaluation.metrics[metric]
     defined = ~np.isnan(values)
     place = np.searchsorted(edges, evaluation.history_length, side="right")
@@ -63,30 +61,61 @@ def by_history_length(
     for index, name in enumerate(names):
         chosen = defined & (place == index)
         if chosen.any():
-            interval = bootstrap({metric: values[chosen]}, level=level)[metric]
+            interval = bootstrap({metric: values[chosen]}, users=evaluation.users[chosen], level=level)[metric]
             rows.append((name, interval.users, interval.mean, interval.low, interval.high))
     return pd.DataFrame(rows, columns=["slice", "users", "value", "low", "high"])
+
+
+def by_task(evaluations: Sequence[Evaluation], metric: str, level: float = 0.95) -> pd.DataFrame:
+    """A metric of one model by task.
+
+    Args:
+        evaluations: of one model on one part of one split, one for each task.
+        metric: name of the metric.
+        level: of the bootstrap intervals.
+
+    Returns:
+        One row per task, in the order given: `slice, users, value, low, high`.
+
+    Raises:
+        EvaluationError: the evaluations differ in model, split or rules, or a task comes twice.
+        ValueError: an evaluation has no such metric.
+    """
+    rows, tasks = [], [str(evaluation.facts.get("task")) for evaluation in evaluations]
+    if len(set(tasks)) < len(tasks):
+        raise EvaluationError(f"one evaluation for each task is wanted, not {', '.join(tasks)}")
+    for task, evaluation in zip(tasks, evaluations, strict=True):
+        other = list(differing(evaluations[0], evaluation, [fact for fact in RULES if fact != "task"]))
+        if other or evaluation.model != evaluations[0].model:
+            raise EvaluationError(f"tasks `{tasks[0]}` and `{task}` differ in {', '.join(other or ['model'])}")
+        _check_metric(evaluation, metric)
+        interval = evaluation.summary(level=level)[metric]
+        rows.append((task, interval.users, interval.mean, interval.low, interval.high))
+    return pd.DataFrame(rows, columns=["slice", "users", "value", "low", "high"])
+
+
+def _check_metric(evaluation: Evaluation, metric: str) -> None:
+    if metric not in evaluation.metrics:
+        raise ValueError(f"no metric `{metric}`; there are {', '.join(evaluation.metrics)}")
 
 
 def _recall(
     evaluation: Evaluation, place: NDArray[np.int8], names: Sequence[str], k: int, level: float
 ) -> pd.DataFrame:
+    if evaluation.facts.get("negatives") is not None:
+        raise EvaluationError(f"`{evaluation.model}` ranks drawn items: its ranks say nothing of recall")
     check_cut_offs([k], evaluation.ranked.shape[1])
     rank = evaluation.targets.rank
     targets = np.bincount(place, minlength=len(names))
     found = np.bincount(place[(rank > 0) & (rank <= k)], minlength=len(names))
     some = targets > 0
-    n, share = targets[some], found[some] / targets[some]
-    z = norm.ppf((1 + level) / 2)
-    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
-    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    low, high = wilson(found[some], targets[some], level)
     return pd.DataFrame(
         {
             "slice": np.array(names)[some],
-            "targets": n,
-            "recall": share,
-            # The interval holds the share; at 0 and at 1 rounding may put its end a hair beyond.
-            "low": np.clip(middle - half, 0.0, share),
-            "high": np.clip(middle + half, share, 1.0),
+            "targets": targets[some],
+            "recall": found[some] / targets[some],
+            "low": low,
+            "high": high,
         }
     )

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from recsys.evaluation import intervals
-from recsys.evaluation.intervals import bootstrap, compare, over_seeds
+from recsys.evaluation.intervals import bootstrap, compare, over_seeds, wilson
 
 
 def ndcg_like(random: np.random.Generator, users: int, hit_rate: float) -> np.ndarray:
@@ -65,6 +65,56 @@ def test_comparison_finds_a_difference_and_uses_the_pairing() -> None:
     assert found.second - found.first == pytest.approx(found.difference.mean)
 
 
+def of_users(random: np.random.Generator, users: int) -> tuple[np.ndarray, np.ndarray]:
+    """Values of one to nine rows of each user, alike within a user, and the user of each row, in mixed order."""
+    rows = random.integers(1, 10, users)
+    owner = np.repeat(np.arange(users), rows)
+    values = 0.4 + 0.2 * random.standard_normal(users)[owner] + 0.05 * random.standard_normal(len(owner))
+    mixed = random.permutation(len(owner))
+    return values[mixed], owner[mixed]
+
+
+def test_intervals_cover_the_truth_where_users_repeat() -> None:
+    random = np.random.default_rng(6)
+    runs, level, by_user, by_row = 500, 0.9, 0, 0
+    for run in range(runs):
+        values, owner = of_users(random, 80)
+        wide = bootstrap({"m": values}, users=owner, resamples=400, level=level, seed=run)["m"]
+        narrow = bootstrap({"m": values}, resamples=400, level=level, seed=run)["m"]
+        by_user += wide.low <= 0.4 <= wide.high
+        by_row += narrow.low <= 0.4 <= narrow.high
+        assert (wide.users, narrow.users) == (80, len(values)) and wide.mean == narrow.mean
+    # A percentile interval of 80 clusters is a little short itself.
+    assert level - 0.05 < by_user / runs < level + 0.04
+    assert by_row / runs < 0.7, "rows of a user are no independent draws"
+
+
+def test_resampled_users_take_all_their_rows_along() -> None:
+    random = np.random.default_rng(7)
+    values, owner = of_users(random, 60)
+    other = values + 0.02 * random.standard_normal(60)[owner] + 0.01
+    ours = bootstrap({"m": values}, users=owner, resamples=8000)["m"]
+    rows = [np.flatnonzero(owner == user) for user in range(60)]
+    by_hand, differences = [], []
+    for _ in range(8000):
+        drawn = np.concatenate([rows[user] for user in random.integers(0, 60, 60)])
+        by_hand.append(values[drawn].mean())
+        differences.append((other - values)[drawn].mean())
+    tolerance = 0.1 * np.std(by_hand)
+    assert (ours.low, ours.high) == pytest.approx(np.quantile(by_hand, [0.025, 0.975]), abs=tolerance)
+    found = compare({"m": values}, {"m": other}, users=owner, resamples=8000)["m"]
+    observed = (other - values).mean()
+    assert found.difference.mean == pytest.approx(observed)
+    p = np.mean(np.abs(np.array(differences) - observed) >= abs(observed))
+    assert 0 < p < 1 and found.p_value == pytest.approx(p, abs=5 * math.sqrt(2 * p * (1 - p) / 8000) + 1e-3)
+
+
+def test_names_of_users_do_not_matter_where_each_has_one_row() -> None:
+    random = np.random.default_rng(8)
+    values = {"a": random.random(50), "b": random.integers(0, 3, 50)}
+    assert bootstrap(values, users=random.permutation(900)[:50], resamples=90) == bootstrap(values, resamples=90)
+
+
 def test_comparison_with_itself_finds_nothing() -> None:
     values = {"m": np.random.default_rng(4).random(50)}
     found = compare(values, values, resamples=100)["m"]
@@ -89,16 +139,26 @@ def test_users_without_a_value_are_left_out() -> None:
 
 
 def test_wrong_arguments_are_refused() -> None:
-    with pytest.raises(ValueError, match="no user has a value"):
+    with pytest.raises(ValueError, match="no row has a value"):
         bootstrap({"a": [math.nan]})
-    with pytest.raises(ValueError, match="one value per user"):
+    with pytest.raises(ValueError, match="one value per row"):
         bootstrap({"a": [1.0], "b": [1.0, 2.0]})
+    with pytest.raises(ValueError, match="1 users for 2 rows"):
+        bootstrap({"a": [1.0, 0.0]}, users=[7])
     with pytest.raises(ValueError, match="within"):
         bootstrap({"a": [1.0]}, level=95)
     with pytest.raises(ValueError, match="different metrics: \\['b'\\]"):
         compare({"a": [1.0]}, {"a": [1.0], "b": [1.0]})
     with pytest.raises(ValueError, match="different users"):
         compare({"a": [1.0, math.nan]}, {"a": [math.nan, 1.0]})
+
+
+def test_wilson_agrees_with_scipy() -> None:
+    found, n = np.array([0, 3, 17, 50, 1]), np.array([10, 9, 40, 50, 20_000])
+    low, high = wilson(found, n, 0.9)
+    for place, (successes, trials) in enumerate(zip(found.tolist(), n.tolist(), strict=True)):
+        theirs = stats.binomtest(successes, trials).proportion_ci(0.9, method="wilson")
+        assert (low[place], high[place]) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 def test_spread_over_seeds() -> None:

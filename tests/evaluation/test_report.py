@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from io import StringIO
 
@@ -11,9 +12,9 @@ from rich.console import Console
 
 from recsys.evaluation import plots
 from recsys.evaluation.evaluate import evaluate
-from recsys.evaluation.report import comparison_table, results_table
+from recsys.evaluation.report import comparison_table, protocol, results_table, slice_table
 from recsys.evaluation.result import Evaluation, EvaluationError, compare_evaluations
-from recsys.evaluation.slices import recall_by_decile
+from recsys.evaluation.slices import by_history_length, recall_by_decile
 from recsys.features.event_log import EventLog
 from recsys.features.splits import GlobalTime
 from recsys.models.popularity import Popularity, RecentPopularity
@@ -57,6 +58,32 @@ def test_tables_do_not_mix_protocols(pair: list[Evaluation]) -> None:
         results_table(pair)
     with pytest.raises(EvaluationError, match="no evaluation"):
         results_table([])
+
+
+def test_tables_of_slices_show_every_model(pair: list[Evaluation]) -> None:
+    slices = {evaluation.model: by_history_length(evaluation, "NDCG@5", edges=(8, 12)) for evaluation in pair}
+    text = printed(slice_table(slices, "NDCG@5 by activity"))
+    assert "NDCG@5 by activity" in text
+    for place, name in enumerate(("0-7", "8-11", "12+")):
+        line = next(line for line in text.splitlines() if f" {name} " in line)
+        rows = [frame.iloc[place] for frame in slices.values()]
+        assert f" {rows[0]['users']} " in line
+        assert all(f"{row['value']:.4f} ±{(row['high'] - row['low']) / 2:.4f}" in line for row in rows)
+    worst, best = sorted(frame["value"][0] for frame in slices.values())
+    coloured = printed(slice_table(slices, "NDCG@5"), colour=True)
+    bold = re.findall(r"\x1b\[1m *(0\.\d+)", coloured)
+    assert f"{best:.4f}" in bold and f"{worst:.4f}" not in bold and len(bold) == 3
+    with pytest.raises(EvaluationError, match="have different slices"):
+        slice_table(slices | {"another": by_history_length(pair[0], "NDCG@5", edges=(9,))}, "NDCG@5")
+    with pytest.raises(EvaluationError, match="no slices"):
+        slice_table({}, "NDCG@5")
+
+
+def test_the_line_on_the_protocol_names_the_task_and_the_stages(pair: list[Evaluation]) -> None:
+    assert "users, " in protocol(pair[0]) and "search" not in protocol(pair[0])
+    facts = pair[0].facts | {"task": "search", "judged_requests": 1234, "judged_users": 56, "rerank": 200}
+    text = protocol(replace(pair[0], facts=facts))
+    assert "search, 1,234 requests of 56 users" in text and "all 40 items ranked, the best 200 reranked" in text
 
 
 def test_comparison_names_both_and_the_p_value(pair: list[Evaluation]) -> None:

@@ -82,12 +82,26 @@ def test_comparison_of_runs(pair: tuple[Evaluation, Evaluation]) -> None:
         assert comparison.difference.mean == pytest.approx(means[1][name] - means[0][name], abs=1e-6)
 
 
-@pytest.mark.parametrize("fact", ["split_hash", "part", "filter_seen", "cold_targets", "top"])
+@pytest.mark.parametrize("fact", ["split_hash", "part", "task", "filter_seen", "cold_targets", "top", "negatives"])
 def test_runs_under_other_rules_are_not_compared(pair: tuple[Evaluation, Evaluation], fact: str) -> None:
     first, second = pair
     other = replace(second, facts=second.facts | {fact: "other"})
     with pytest.raises(EvaluationError, match=fact):
         compare_evaluations(first, other)
+
+
+def test_an_evaluation_that_names_no_task_is_one_of_no_task(pair: tuple[Evaluation, Evaluation]) -> None:
+    first, second = pair
+    older = replace(second, facts={name: value for name, value in second.facts.items() if name != "task"})
+    assert compare_evaluations(first, older, resamples=50) == compare_evaluations(first, second, resamples=50)
+
+
+def test_rows_of_a_user_are_resampled_together(pair: tuple[Evaluation, Evaluation]) -> None:
+    twice = [replace(e, users=e.users // 2 * 2) for e in pair]
+    users = len(np.unique(twice[0].users[~np.isnan(twice[0].metrics["HR@5"])]))
+    assert users < pair[0].facts["judged_users"]
+    assert twice[0].summary(resamples=50)["HR@5"].users == users
+    assert compare_evaluations(*twice, resamples=50)["HR@5"].difference.users == users
 
 
 def test_runs_on_other_users_or_metrics_are_not_compared(pair: tuple[Evaluation, Evaluation]) -> None:

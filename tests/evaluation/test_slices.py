@@ -7,11 +7,13 @@ import pytest
 from scipy import stats
 
 from recsys.evaluation.evaluate import evaluate
-from recsys.evaluation.result import Evaluation, TargetTable
-from recsys.evaluation.slices import by_history_length, recall_by_decile, recall_by_group
+from recsys.evaluation.intervals import bootstrap
+from recsys.evaluation.result import Evaluation, EvaluationError, TargetTable
+from recsys.evaluation.slices import by_history_length, by_task, recall_by_decile, recall_by_group
 from recsys.features.event_log import EventLog
 from recsys.features.splits import GlobalTime
 from recsys.models.popularity import Popularity
+from tests.evaluation.conftest import Personal
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,56 @@ def test_intervals_hold_the_share_to_the_last_bit(judged: Evaluation, n: int, hi
     targets = TargetTable(row=np.arange(n), item=zeros + 1, rank=rank, decile=zeros.astype(np.int8))
     frame = recall_by_decile(replace(judged, targets=targets), 5)
     assert (frame["low"] <= frame["recall"]).all() and (frame["recall"] <= frame["high"]).all()
+
+
+@pytest.mark.parametrize("cold_targets", ["miss", "exclude"])
+def test_the_cold_slice_is_the_recall_of_items_that_training_does_not_know(log: EventLog, cold_targets: str) -> None:
+    frame = log.to_frame()
+    frame["item_id"] += 100 * ((frame["timestamp"] > 700) & (frame["item_id"] % 3 == 0))
+    log = EventLog.from_frame(frame, log.schema)
+    split = GlobalTime(0.2, 0.2)(log)
+    model = Personal(log)
+    found = evaluate(model, split, ks=(5,), top=20, cold_targets=cold_targets)  # type: ignore[arg-type]
+    items, trained = log.item_id, set(np.flatnonzero(split.train_counts()).tolist())
+    wanted = named = 0
+    for row in range(len(split.test)):
+        history = set(items[split.test.history_start[row] : split.test.history_end[row]].tolist())
+        targets = set(items[split.test.target_start[row] : split.test.target_end[row]].tolist()) - history - trained
+        wanted += len(targets)
+        named += len(targets & set(found.ranked[row, :5].tolist()))
+    cold = recall_by_group(found, 5).set_index("slice").loc["cold"]
+    assert 0 < named < wanted
+    assert (cold["targets"], cold["recall"]) == (wanted, pytest.approx(named / wanted))
+    assert found.facts["cold_item_targets"] == wanted
+
+
+def test_slices_by_task(search_log: EventLog) -> None:
+    split = GlobalTime(0.4, 0.2)(search_log)
+    model = Personal(search_log)
+    both = [evaluate(model, split, task=task, ks=(5,), top=20) for task in ("search", "recommendation")]
+    frame = by_task(both, "NDCG@5")
+    assert frame["slice"].tolist() == ["search", "recommendation"]
+    assert frame["value"].tolist() == pytest.approx([np.nanmean(e.metrics["NDCG@5"]) for e in both])
+    assert frame["users"].tolist() == [e.facts["judged_users"] for e in both]
+    interval = both[0].summary()["NDCG@5"]
+    assert (frame["low"][0], frame["high"][0]) == (interval.low, interval.high)
+    with pytest.raises(EvaluationError, match="one evaluation for each task is wanted, not search, search"):
+        by_task([both[0], both[0]], "NDCG@5")
+    with pytest.raises(EvaluationError, match="tasks `search` and `recommendation` differ in model"):
+        by_task([both[0], replace(both[1], model="another")], "NDCG@5")
+    with pytest.raises(EvaluationError, match="differ in split_hash"):
+        by_task([both[0], replace(both[1], facts=both[1].facts | {"split_hash": "another"})], "NDCG@5")
+
+
+def test_a_slice_resamples_users_who_search_several_times(search_log: EventLog) -> None:
+    split = GlobalTime(0.4, 0.2)(search_log)
+    found = evaluate(Personal(search_log), split, task="search", ks=(5,), top=20)
+    row = by_history_length(found, "NDCG@5", edges=(8,)).iloc[1]
+    chosen = (found.history_length >= 8) & ~np.isnan(found.metrics["NDCG@5"])
+    values, users = found.metrics["NDCG@5"][chosen], found.users[chosen]
+    interval = bootstrap({"m": values}, users=users)["m"]
+    assert len(set(users.tolist())) == row["users"] < len(values)
+    assert (row["low"], row["high"]) == (interval.low, interval.high)
 
 
 def test_slices_by_history_length(judged: Evaluation) -> None:
