@@ -9,18 +9,22 @@ from itertools import product
 from typing import Any
 
 from recsys.evaluation.evaluate import evaluate
+from recsys.evaluation.tasks import Task, tasks_of
 from recsys.features.splits import Split
 from recsys.models.als import ALS
 from recsys.models.bpr import BPR
 from recsys.models.item_item import BM25, TFIDF, Cosine
+from recsys.models.lexical import LexicalBM25, shared_words
 from recsys.models.popularity import DecayedPopularity, Popularity, RecentPopularity
 from recsys.models.recommender import FittedRecommender
 
 
-def baselines(seed: int = 0) -> list[FittedRecommender]:
+def baselines(split: Split | None = None, seed: int = 0) -> list[FittedRecommender]:
     """The declared grid: every setting of every baseline that is tried, none of them fitted.
 
     Args:
+        split: what they will be fitted to: where queries share words with items, word matching is one of them. None:
+            the grid of a log without queries.
         seed: of the models that draw numbers.
     """
     models: list[FittedRecommender] = [Popularity()]
@@ -32,6 +36,8 @@ def baselines(seed: int = 0) -> list[FittedRecommender]:
     ]
     models += [BM25(neighbours, b=b) for neighbours, b in product((20, 100, 200), (0.2, 0.75))]
     models += [similarity(neighbours) for similarity, neighbours in product((Cosine, TFIDF), (20, 100, 200))]
+    if split is not None and (shared := shared_words(split.log.schema)) and all(shared.values()):
+        models += [LexicalBM25(b=b, prior=prior) for b, prior in product((0.2, 0.75), (0.0, 0.1, 0.3, 1.0))]
     return models
 
 
@@ -55,7 +61,8 @@ class Choice:
 def select(candidates: Iterable[FittedRecommender], split: Split, metric: str = "NDCG@10") -> dict[str, Choice]:
     """Fits every candidate and keeps, of each class, the one with the highest metric on the validation users.
 
-    Test users play no part. A class with a single candidate is fitted and taken as it is; ties keep the earlier one.
+    Test users play no part. Word matching is judged by the searches of the validation users, every other model by
+    whatever they took next. A class with a single candidate is fitted and taken as it is; ties keep the earlier one.
 
     Args:
         candidates: models to fit, of any classes, in any order; several of one class are settings to choose from.
@@ -104,7 +111,9 @@ def _validate(model: FittedRecommender, split: Split, metric: str) -> float:
     name, _, k = metric.partition("@")
     if not (name and k.isdigit()):
         raise ValueError(f"metric `{metric}`: a name and a list length are wanted, such as NDCG@10")
-    means = evaluate(model, split, which="validation", ks=(int(k),), top=int(k)).means()
+    searches = isinstance(model, LexicalBM25) and "search" in tasks_of(split, "validation")
+    task: Task | None = "search" if searches else None
+    means = evaluate(model, split, which="validation", task=task, ks=(int(k),), top=int(k)).means()
     if metric not in means:
         raise ValueError(f"metric `{metric}` is unknown; there are {', '.join(sorted(means))}")
     return means[metric]
