@@ -28,7 +28,7 @@ class Shares:
 
     searches: float = 0.3
     noise: float = 0.1
-    lengths: tuple[float, ...] = (0.4, 0.4, 0.2)
+    lengths: tuple[float, ...] = (0.6, 0.3, 0.1)
     rarest: int = 10
     commonest: int = 500
 

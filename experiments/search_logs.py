@@ -26,7 +26,7 @@ from _search_facts import facts
 from _search_purchases import purchase_log
 from _search_queries import Shares, draw_queries, generic_words
 
-VERSION = 1
+VERSION = 2
 """Of the way the logs are made; raise it when the same seed would give another log."""
 
 SHARES = Shares()
