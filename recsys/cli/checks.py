@@ -118,6 +118,26 @@ def check_requirements(requirements: Iterable[str], installed: Callable[[str], s
     return failed or [Check("other packages", "ok", shown)]
 
 
+def check_text(requirements: Iterable[str], installed: Callable[[str], str | None]) -> Check:
+    """Whether features of type `sentence` can be prepared; most logs have none, so that missing packages are no fault.
+
+    Args:
+        requirements: requirement strings of the package; those of the extra `text` count.
+        installed: gives the installed version of a distribution, or None.
+    """
+    name = "sentence features"
+    parsed = [Requirement(text) for text in requirements]
+    extra = [item for item in parsed if item.marker and not item.marker.evaluate({"extra": ""})]
+    wanted = [item for item in extra if item.marker and item.marker.evaluate({"extra": "text"})]
+    versions = {item.name: installed(item.name) for item in wanted}
+    command = "pip install " + " ".join(f'"{item.name}{item.specifier}"' for item in wanted)
+    detail = ", ".join(f"{package} {version or 'missing'}" for package, version in versions.items())
+    if any((version := versions[item.name]) and not item.specifier.contains(version) for item in wanted):
+        return Check(name, "warn", detail, command)
+    missing = not all(versions.values())
+    return Check(name, "ok", f"{detail}; only features of type `sentence` need them: {command}" if missing else detail)
+
+
 def check_devices(cpu: str, gpus: list[str], cuda_build: bool) -> Check:
     """Which devices training will find."""
     if cuda_build and not gpus:

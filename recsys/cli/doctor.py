@@ -142,6 +142,7 @@ def run_checks() -> list[Check]:
         checks.check_triple({name: installed(name) for name in stack}),
         checks.check_lookup(look_up, checks.is_cuda_build(installed("torch"))),
         *checks.check_requirements(requires("recsys") or [], installed),
+        checks.check_text(requires("recsys") or [], installed),
         *torch_checks(),
         checks.check_allocator(os.environ, uses_glibc()),
     ]

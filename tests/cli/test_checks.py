@@ -117,6 +117,27 @@ def test_verdicts(check: Check, status: str) -> None:
     assert check.remedy or status == "ok" or check.name == "memory"
 
 
+@pytest.mark.parametrize(
+    ("versions", "status", "detail", "remedy"),
+    [
+        ({"sentence-transformers": "6.2.0", "some-model": "0.1.0"}, "ok", "6.2.0, some-model 0.1.0", ""),
+        ({}, "ok", "missing; only features of type `sentence` need them: pip install", ""),
+        ({"sentence-transformers": "6.2.0"}, "ok", "6.2.0, some-model missing; only", ""),
+        (
+            {"sentence-transformers": "3.4", "some-model": "0.1.0"},
+            "warn",
+            "3.4",
+            'pip install "sentence-transformers>=6"',
+        ),
+    ],
+)
+def test_packages_of_sentences(versions: dict[str, str], status: str, detail: str, remedy: str) -> None:
+    extra = ['sentence-transformers>=6; extra == "text"', 'some-model==0.1.*; extra == "text"']
+    check = checks.check_text(["torch==2.13.*", *extra, 'ray; extra == "ray"'], versions.get)
+    assert check.status == status and detail in check.detail and check.remedy.startswith(remedy)
+    assert "ray" not in check.detail + check.remedy and bool(check.remedy) == (status == "warn")
+
+
 def test_allocator_settings_are_left_alone_where_the_user_chose() -> None:
     assert missing_settings({}) == SETTINGS
     assert missing_settings({"RECSYS_KEEP_MEMORY": "0"}) == {}
