@@ -18,12 +18,14 @@ import numpy as np
 from jsonargparse import ArgumentParser
 from rich.console import Console
 
-from recsys.evaluation.report import comparison_table, protocol, results_table
+from recsys.evaluation.report import by_rules, comparison_table, protocol, results_table
 from recsys.evaluation.result import Evaluation, compare_evaluations
 from recsys.tracking.record import RUN, RunError
 from recsys.tracking.run_folder import RunFolder
 
 _KINDS = ("HR", "NDCG", "Coverage")
+_KEPT = ("task", "ks", "max_length", "filter_seen", "cold_targets", "rerank", "top", "tie_seed", "beta")
+"""Facts of an evaluation by which it is made again."""
 
 
 def parser() -> ArgumentParser:
@@ -70,9 +72,11 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def print_results(evaluations: Sequence[Evaluation], metrics: Sequence[str] | None, as_json: bool) -> None:
-    """Prints a table, or a JSON list with every metric of every model."""
+    """Prints a table for each task, or a JSON list with every metric of every model."""
     if not as_json:
-        Console().print(results_table(evaluations, metrics or default_metrics(evaluations[0])))
+        console = Console()
+        for comparable in by_rules(evaluations):
+            console.print(results_table(comparable, metrics or default_metrics(comparable[0])))
         return
     found = []
     for evaluation in evaluations:
@@ -90,12 +94,13 @@ def default_metrics(evaluation: Evaluation) -> list[str]:
 
 
 def recompute(run: RunFolder, log: str | None) -> None:
-    """Ranks again with the saved model, in the way of the saved evaluation, and replaces it.
+    """Ranks again with the saved model, in the way of each of its saved evaluations, and replaces them.
 
     Raises:
         RunError: model or log are not there, or are not those of the run.
     """
     from recsys.evaluation.evaluate import evaluate
+    from recsys.evaluation.tasks import tasks_of
     from recsys.tracking.bundle import Bundle
 
     name = run.record.model
@@ -108,15 +113,17 @@ def recompute(run: RunFolder, log: str | None) -> None:
     split = run.split(run.log(log))
     if bundle.split_hash != split.hash:
         raise RunError(f"{run.model}: trained on another split than the run's; copy the folder of the run again")
-    before = Evaluation.load(run.evaluation(name)) if run.evaluation(name).is_dir() else None
-    if before is None:
-        settings: dict[str, Any] = {"max_length": bundle.max_length}
-    else:
-        kept = ("ks", "max_length", "filter_seen", "cold_targets", "top", "tie_seed", "beta")
-        settings = {key: before.facts[key] for key in kept} | {"which": before.facts["part"]}
-    after = evaluate(bundle.model, split, name=name, **settings)
-    after.save(run.evaluation(name))
-    Console(stderr=True).print("recomputed" if before is None else difference(before, after))
+    own = (name, f"{name}-ranked")
+    before = [e for e in run.evaluations(of_any=True) if e.model in own]
+    console = Console(stderr=True)
+    for old in before:
+        settings = {key: old.facts[key] for key in _KEPT if key in old.facts} | {"which": old.facts["part"]}
+        after = evaluate(bundle.model, split, name=old.model, **settings)
+        run.save_evaluation(after)
+        console.print(difference(old, after))
+    for task in () if before else tasks_of(split):
+        run.save_evaluation(evaluate(bundle.model, split, task=task, name=name, max_length=bundle.max_length))
+        console.print("recomputed")
 
 
 def difference(before: Evaluation, after: Evaluation) -> str:

@@ -15,9 +15,11 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from recsys.cli import fit
-from recsys.cli.outcome import best_network, draw, judge, pictures
-from recsys.evaluation.report import results_table
+from recsys.cli.outcome import best_network, chosen_baselines, draw, judge, pictures
+from recsys.evaluation.report import by_rules, results_table
 from recsys.evaluation.validation import RankingValidation
+from recsys.models.artefact import save_model
+from recsys.models.lexical import LexicalBM25
 from recsys.tracking.bundle import Bundle
 from recsys.tracking.record import RunRecord
 from recsys.tracking.run_folder import RunFolder
@@ -111,15 +113,20 @@ def run(cli: FitCLI) -> None:
         train(cli, job)
         network = best_network(cli.model, folder.path)
         Bundle.of(network, data.log, data.split.hash, data.max_length).save(folder.model)
-        evaluations = judge(network, data, job, record.model)
+        chosen = chosen_baselines(data, job)
+        for choice in chosen.values():
+            if isinstance(choice.model, LexicalBM25):
+                save_model(choice.model, folder.lexical)
+        evaluations = judge(network, chosen, data, job, record.model)
         for evaluation in evaluations:
-            evaluation.save(folder.evaluation(evaluation.model))
+            folder.save_evaluation(evaluation)
         if mlflow is not None:
             mlflow.log_evaluations(evaluations)
         curves = pd.DataFrame(cli.config_init.validation.history)
         draw(pictures(evaluations, curves, job.metric, job.k), folder.path / "plots")
     console = Console()
-    console.print(results_table(evaluations, [f"{name}@{job.k}" for name in ("HR", "NDCG", "Coverage")]))
+    for comparable in by_rules(evaluations):
+        console.print(results_table(comparable, [f"{name}@{job.k}" for name in ("HR", "NDCG", "Coverage")]))
     console.print(f"run      {folder.path}", highlight=False)
     console.print(f"pictures {folder.path / 'plots'}", highlight=False)
     if record.mlflow is not None:

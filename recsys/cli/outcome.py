@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -10,15 +11,19 @@ import torch
 from matplotlib.figure import Figure
 
 from recsys.evaluation import plots
-from recsys.evaluation.baselines import baselines, select
+from recsys.evaluation.baselines import Choice, baselines, select
 from recsys.evaluation.evaluate import evaluate
+from recsys.evaluation.report import by_rules
 from recsys.evaluation.result import Evaluation
 from recsys.evaluation.slices import recall_by_decile
+from recsys.evaluation.tasks import tasks_of
 from recsys.models.network import SequenceNetwork
 from recsys.training.data import EventLogData
 from recsys.training.job import Job
 from recsys.training.module import RecommenderModule
 
+RETRIEVED = 200
+"""Items that a network retrieves for its ranking to order."""
 LINES = 2
 """Baselines drawn in recall by popularity, beside popularity itself."""
 
@@ -32,27 +37,40 @@ def best_network(module: RecommenderModule, folder: Path) -> SequenceNetwork:
     return module.network.cpu().eval()
 
 
-def judge(network: SequenceNetwork, data: EventLogData, job: Job, name: str) -> list[Evaluation]:
-    """The network, called `name`, and the baselines on the test users, the network first."""
-    ours = evaluate(network, data.split, ks=job.ks, max_length=data.max_length, filter_seen=job.filter_seen, name=name)
-    candidates = baselines(data.seed) if job.baselines is None else job.baselines
-    chosen = select(candidates, data.split, job.metric)
-    return [ours] + [
-        evaluate(choice.model, data.split, ks=job.ks, filter_seen=job.filter_seen, name=baseline)
-        for baseline, choice in chosen.items()
-    ]
+def chosen_baselines(data: EventLogData, job: Job) -> dict[str, Choice]:
+    """The baselines of a job by name, each in its best setting."""
+    return select(baselines(data.split, data.seed) if job.baselines is None else job.baselines, data.split, job.metric)
+
+
+def judge(
+    network: SequenceNetwork, chosen: Mapping[str, Choice], data: EventLogData, job: Job, name: str
+) -> list[Evaluation]:
+    """The network, called `name`, and the baselines on the test users, task by task, the network first.
+
+    A network that ranks is judged twice: by the order of retrieval, and as `<name>-ranked` by what its ranking makes of
+    the best that were retrieved.
+    """
+    judged = []
+    for task in tasks_of(data.split):
+        settings = partial(evaluate, split=data.split, task=task, ks=job.ks, filter_seen=job.filter_seen)
+        judged.append(settings(network, max_length=data.max_length, name=name))
+        if network.ranks:
+            ranked = f"{name}-ranked"
+            judged.append(settings(network, max_length=data.max_length, name=ranked, rerank=RETRIEVED))
+        judged += [settings(choice.model, name=baseline) for baseline, choice in chosen.items()]
+    return judged
 
 
 def pictures(evaluations: Sequence[Evaluation], curves: pd.DataFrame, metric: str, k: int) -> dict[str, Figure]:
     """The figures of a run by file name.
 
     Args:
-        evaluations: of the models, the trained one first.
+        evaluations: of the models, the trained one first; those of the first task are drawn.
         curves: validation metrics by epoch.
         metric: the metric by which the run was chosen.
         k: length of the list that recall by popularity looks at.
     """
-    main, *others = evaluations
+    main, *others = by_rules(evaluations)[0]
     # More lines than these nobody can tell apart: the model, the best baselines, and the most popular items.
     best = sorted(others, key=lambda e: -e.means()[metric])[:LINES]
     floor = [e for e in others if e.model == "Popularity" and e not in best]

@@ -1,8 +1,9 @@
 """Prints what a run's model recommends, by title, to users of its log or for a history that is typed in.
 
 `recsys recommend RUN --user 17 --user 42` shows their last events beside it; `recsys recommend RUN --items 50 181`
-answers somebody who had these items, oldest first, and needs no log. Seen items are left out. `--allow` and `--deny`
-take item ids, or `@FILE` with one id a line.
+answers somebody who had these items, oldest first, and needs no log. With `--query "red nail polish"` they search. A
+model that ranks retrieves `--retrieve` items and orders them. Seen items are left out. `--allow` and `--deny` take item
+ids, or `@FILE` with one id a line.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
     from recsys.features.event_log import EventLog
     from recsys.features.vocabulary import Vocabulary
+    from recsys.models.recommender import Recommender
     from recsys.tracking.bundle import Bundle, History
 
 _SHOWN = 5
@@ -47,7 +49,12 @@ def parser() -> ArgumentParser:
     arguments.add_argument("run", type=str, help="folder of a run")
     arguments.add_argument("--user", type=str, nargs="+", action="extend", help="id of a user, as in the source")
     arguments.add_argument("--items", type=str, nargs="+", help="ids of a history's items, oldest first")
+    arguments.add_argument("--query", type=str | None, help="what they search for; left out: nothing")
     arguments.add_argument("--k", type=int, default=10, help="number of items")
+    arguments.add_argument(
+        "--retrieve", type=int, default=200, help="items to retrieve for a model that ranks; 0 keeps retrieval's order"
+    )
+    arguments.add_argument("--lexical", action="store_true", help="fuse with BM25 over the texts of the items")
     arguments.add_argument("--history", type=int, default=5, help="last events to show of each user")
     arguments.add_argument("--seen", action="store_true", help="recommend seen items too")
     arguments.add_argument("--allow", type=str, nargs="+", help="only these items")
@@ -74,8 +81,10 @@ def main(argv: list[str] | None = None) -> int:
     given = arguments.parse_args(argv).as_dict()
     if not given["user"] and not given["items"]:
         arguments.error("name users (--user), or the items of a history (--items)")
-    if given["k"] < 1 or given["history"] < 0:
-        arguments.error("--k must be at least 1, --history at least 0")
+    if given["k"] < 1 or given["history"] < 0 or given["retrieve"] < 0:
+        arguments.error("--k must be at least 1, --history and --retrieve at least 0")
+    if given["lexical"] and given["query"] is None:
+        arguments.error("--lexical compares texts with a query: give one with --query")
     from recsys.tracking.bundle import Bundle
 
     run = RunFolder(Path(given["run"]))
@@ -91,12 +100,15 @@ def main(argv: list[str] | None = None) -> int:
     answers = bundle.recommend(
         [history for _, history in asked],
         given["k"],
+        queries=[given["query"]] * len(asked),
+        retrieve=given["retrieve"] if given["retrieve"] and bundle.model.ranks else None,
+        lexical=lexical_model(run) if given["lexical"] else None,
         filter_seen=not given["seen"],
         allow=id_list(bundle, given["allow"], "--allow"),
         deny=id_list(bundle, given["deny"], "--deny"),
     )
     results = [
-        describe(bundle, user, history, items, scores, given["history"])
+        describe(bundle, user, given["query"], history, items, scores, given["history"])
         for (user, history), items, scores in zip(asked, answers.items.tolist(), answers.scores.tolist(), strict=True)
     ]
     if given["json"]:
@@ -104,6 +116,22 @@ def main(argv: list[str] | None = None) -> int:
     else:
         print_results(results, given["k"])
     return 0
+
+
+def lexical_model(run: RunFolder) -> Recommender:
+    """The model that compares the words of queries and items.
+
+    Raises:
+        RunError: the run has none.
+    """
+    from recsys.models.artefact import load_model
+
+    if not run.lexical.is_dir():
+        raise RunError(
+            f"{run.path}: no lexical model; `recsys fit` keeps one for a log with queries, unless other baselines are "
+            "named in `job.baselines`"
+        )
+    return load_model(run.lexical)
 
 
 def user_log(run: RunFolder, folder: str | None) -> EventLog:
@@ -198,16 +226,24 @@ def shown(words: Sequence[str]) -> str:
 
 
 def describe(
-    bundle: Bundle, user: str | None, history: History, items: list[int], scores: list[float], last: int
+    bundle: Bundle,
+    user: str | None,
+    query: str | None,
+    history: History,
+    items: list[int],
+    scores: list[float],
+    last: int,
 ) -> dict[str, Any]:
     """One answer as plain values; items newest first in the history, best first in the list."""
     past = range(len(history.items) - 1, max(len(history.items) - last, 0) - 1, -1)
     return {
         "user": user,
+        "query": query,
         "known": user is None or history.user > 0,
         "events": len(history.items),
         "history": [
             named(bundle, int(history.items[i]))
+            | ({"query": history.queries[i]} if history.queries is not None else {})
             | ({} if user is None else {"time": datetime.fromtimestamp(int(history.times[i]), UTC).isoformat()})
             for i in past
         ],
@@ -233,12 +269,15 @@ def print_results(results: Sequence[dict[str, Any]], k: int) -> None:
             past = Table(
                 title=f"{who}: last {len(result['history'])} of {result['events']} events", title_justify="left"
             )
-            for column in ("when", "item", "title"):
+            searched = any(event.get("query") for event in result["history"])
+            for column in ("when", "item", "title", *(["searched for"] if searched else [])):
                 past.add_column(column)
             for event in result["history"]:
-                past.add_row(event.get("time", "")[:10], Text(str(event["item"])), Text(event["title"]))
+                cells = [event.get("time", "")[:10], Text(str(event["item"])), Text(event["title"])]
+                past.add_row(*cells, *([Text(event["query"] or "")] if searched else []))
             console.print(past)
-        table = Table(title=escape(f"recommendations for {who}"), title_justify="left")
+        what = "recommendations" if result["query"] is None else f"results for “{result['query']}”"
+        table = Table(title=escape(f"{what} for {who}"), title_justify="left")
         table.add_column("rank", justify="right")
         table.add_column("item")
         table.add_column("title")

@@ -13,10 +13,11 @@ from recsys.evaluation.exposure import exposure_metrics, popularity_deciles
 from recsys.evaluation.metrics import check_cut_offs, debiased_metrics, find_targets, target_metrics
 from recsys.evaluation.relevance import ColdTargets, check_catalogue, relevance
 from recsys.evaluation.result import Evaluation, TargetTable
-from recsys.evaluation.scoring import candidate_scores, device_of, evaluation_mode
+from recsys.evaluation.scoring import device_of, evaluation_mode
 from recsys.evaluation.tasks import Part, Requests, Task, requests
 from recsys.features.splits import Split
 from recsys.models.recommender import Recommender, VectorRecommender
+from recsys.retrieval.reranking import reranked
 from recsys.retrieval.topk import BUDGET_BYTES, Jagged, Ranker
 
 
@@ -131,9 +132,8 @@ def _rank(
         if filter_seen:
             known = asked.history_items(split.log, rows)
             seen = Jagged(torch.from_numpy(known.values), torch.from_numpy(known.offsets))
-        items = ranker(batch, rerank or top, seen=seen).items
+        found = ranker(batch, rerank or top, seen=seen)
         if rerank is not None:
-            order = candidate_scores(model, batch, items).argsort(dim=1, descending=True, stable=True)
-            items = items.gather(1, order)[:, :top]
-        ranked[rows] = items.cpu().numpy()
+            found = reranked(model, batch, found, top)
+        ranked[rows] = found.items.cpu().numpy()
     return ranked

@@ -9,6 +9,7 @@ import lightning as L
 import numpy as np
 
 from recsys.evaluation.evaluate import evaluate
+from recsys.evaluation.tasks import tasks_of
 from recsys.features.splits import EvaluationSet
 from recsys.models.recommender import Recommender
 
@@ -18,6 +19,9 @@ class RankingValidation(L.Callback):
 
     The log of a split without validation users is left as it is. Early stopping and checkpointing monitor what this
     logs, so it must stand before them in the list of callbacks. The history of values is in the checkpoint.
+
+    In a log with queries each task is judged by itself, as `val/search_NDCG@10` and `val/recommendation_NDCG@10`;
+    `val/NDCG@10` is then their mean, so that the rarer task counts like the other.
 
     Args:
         k: length of the list that metrics look at.
@@ -40,8 +44,16 @@ class RankingValidation(L.Callback):
             return
         split = replace(data.split, validation=self._chosen(data.split.validation))
         network = cast(Recommender, pl_module.network)
-        result = evaluate(network, split, which="validation", ks=(self.k,), max_length=data.max_length, top=self.k)
-        values = result.means()
+        tasks = tasks_of(split, "validation")
+        found = {
+            task: evaluate(
+                network, split, which="validation", task=task, ks=(self.k,), max_length=data.max_length, top=self.k
+            ).means()
+            for task in tasks
+        }
+        values = {name: float(np.mean([means[name] for means in found.values()])) for name in found[tasks[0]]}
+        if tasks[0] is not None:
+            values |= {f"{task}_{name}": value for task, means in found.items() for name, value in means.items()}
         self.history.append({"epoch": trainer.current_epoch} | values)
         for name, value in values.items():
             pl_module.log(f"val/{name}", value, prog_bar=name.startswith("NDCG"))

@@ -30,6 +30,11 @@ class Recommender(abc.ABC):
     n_items: int
     personal: ClassVar[bool] = True
 
+    @property
+    def ranks(self) -> bool:
+        """Whether `candidate_scores` knows more than retrieval, so that a second stage is worth its time."""
+        return False
+
     @abc.abstractmethod
     def scores(self, batch: SequenceBatch) -> Tensor:
         """Scores of the whole catalogue, `[B, n_items + 1]` float32; column 0 is `-inf`."""

@@ -229,6 +229,10 @@ class SynerGen(SequenceNetwork):
         answers = self.match(self.ask(context, slots)).float()
         return torch.cat([answers * known, (~known).float()], dim=1)
 
+    @property
+    def ranks(self) -> bool:
+        return self.head is not None
+
     @torch.no_grad()
     def candidate_scores(self, batch: SequenceBatch, candidates: Tensor) -> Tensor:
         if self.head is None:

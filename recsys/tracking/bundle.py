@@ -25,6 +25,8 @@ from recsys.features.sentences import SentenceModel
 from recsys.features.vocabulary import Vocabulary
 from recsys.models.artefact import ArtefactError, load_model, save_model
 from recsys.models.recommender import Recommender
+from recsys.retrieval.fusion import fuse
+from recsys.retrieval.reranking import reranked
 from recsys.retrieval.topk import Jagged, TopK, recommend
 
 _SERVING, _SCHEMA, _ITEMS, _TITLES = "serving.json", "schema.json", "vocabulary.item_id.parquet", "item_titles.parquet"
@@ -195,18 +197,22 @@ class Bundle:
         k: int,
         *,
         queries: Sequence[str | None] | None = None,
+        retrieve: int | None = None,
+        lexical: Recommender | None = None,
         filter_seen: bool = True,
         allow: Tensor | None = None,
         deny: Tensor | None = None,
     ) -> TopK:
         """The k best items for each history, and for its query where there is one.
 
-        An empty history without a query gets what is popular.
+        An empty history without a query gets what is popular. A model that ranks orders the best that it has retrieved.
 
         Args:
             histories: B histories.
             k: number of items.
             queries: B texts, None for a history whose user does not search; None: nobody does.
+            retrieve: items to retrieve for the model's ranking; None: k, in the order of retrieval.
+            lexical: a second source of candidates for those who search; its list and the model's are fused by rank.
             filter_seen: leave every item of the history out, also those beyond what the model reads.
             allow: `[A]` int64, the only ids that may be given.
             deny: `[D]` int64, ids that may not be given.
@@ -219,7 +225,11 @@ class Bundle:
             torch.from_numpy(np.concatenate([h.items for h in histories])),
             torch.from_numpy(offsets_of(np.array([len(h) for h in histories]))),
         )
-        return recommend(self.model, batch, k, seen=seen if filter_seen else None, allow=allow, deny=deny)
+        n = max(retrieve or k, k)
+        sources = [self.model] if lexical is None else [self.model, lexical]
+        lists = [recommend(s, batch, n, seen=seen if filter_seen else None, allow=allow, deny=deny) for s in sources]
+        found = lists[0] if lexical is None else fuse([found.items for found in lists], self.model.n_items, n)
+        return found if retrieve is None else reranked(self.model, batch, found, k)
 
     def batch(self, histories: Sequence[History], queries: Sequence[str | None] | None = None) -> SequenceBatch:
         """What the model reads of histories and of what is asked for; see `recommend`."""

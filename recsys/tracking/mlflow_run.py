@@ -26,7 +26,7 @@ TABLE = "metrics.json"
 SMALL_BYTES = 2**20
 _PER_CALL = {"params": 100, "tags": 100, "metrics": 1000}
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
-_NOT_LOGGED = ("model", "checkpoints", "config.yaml")
+_NOT_LOGGED = ("model", "lexical", "checkpoints", "config.yaml")
 
 
 class MLflowRun:
@@ -102,8 +102,10 @@ class MLflowRun:
         """
         from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
 
-        own = evaluations[0]
-        self.log_metrics({f"{own.facts['part']}/{name}": value for name, value in own.means().items()})
+        name = evaluations[0].model
+        for own in evaluations:
+            if own.model in (name, f"{name}-ranked"):
+                self.log_metrics({f"{metric_prefix(own, name)}/{metric}": v for metric, v in own.means().items()})
         with self._surviving("the table of metrics"):
             # What `log_table` writes; that would add to the rows which the same run may have written before.
             self.client.log_text(self.run_id, metric_table(evaluations).to_json(orient="split", index=False), TABLE)
@@ -191,8 +193,14 @@ def tags(record: RunRecord) -> dict[str, str]:
     return {name: value for name, value in flatten(nested).items() if value != "{}"}
 
 
+def metric_prefix(evaluation: Evaluation, model: str) -> str:
+    """Part, task if there are several, and whether the lists were ranked: `test`, `test/search/ranked`."""
+    words = [evaluation.facts["part"], evaluation.facts.get("task"), evaluation.model.removeprefix(model).strip("-")]
+    return "/".join(word for word in words if word)
+
+
 def metric_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
-    """One row per model and metric: `model, part, metric, value, low, high, level, users`.
+    """One row per model, task and metric: `model, part, task, metric, value, low, high, level, users`.
 
     Metrics of all lists together have no interval.
     """
@@ -200,9 +208,10 @@ def metric_table(evaluations: Sequence[Evaluation]) -> pd.DataFrame:
     for evaluation in evaluations:
         intervals = evaluation.summary() if evaluation.facts["judged_users"] else {}
         for name, value in evaluation.means().items():
-            row = {"model": evaluation.model, "part": evaluation.facts["part"], "metric": name, "value": value}
+            row = {"model": evaluation.model, "part": evaluation.facts["part"], "task": evaluation.facts.get("task")}
+            row |= {"metric": name, "value": value}
             if name in intervals:
                 found = intervals[name]
                 row |= {"low": found.low, "high": found.high, "level": found.level, "users": found.users}
             rows.append(row)
-    return pd.DataFrame(rows, columns=["model", "part", "metric", "value", "low", "high", "level", "users"])
+    return pd.DataFrame(rows, columns=["model", "part", "task", "metric", "value", "low", "high", "level", "users"])

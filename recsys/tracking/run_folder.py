@@ -3,7 +3,8 @@
 - `run.json`: the record
 - `config.yaml`: the resolved configuration
 - `model/`: the model with what serving needs
-- `evaluation/<model>/`: evaluations of the model and of its baselines
+- `lexical/`: for a log with queries, the baseline that compares words
+- `evaluation/<model>/`: evaluations of the model and of its baselines; `<model>.<task>` where there are several tasks
 - `plots/*.png`: pictures
 - `checkpoints/`: of the training
 """
@@ -46,9 +47,18 @@ class RunFolder:
         """The saved model."""
         return self.path / "model"
 
-    def evaluation(self, model: str) -> Path:
-        """The evaluation of a model."""
-        return self.path / "evaluation" / model
+    @property
+    def lexical(self) -> Path:
+        """The lexical baseline of a log with queries."""
+        return self.path / "lexical"
+
+    def evaluation(self, model: str, task: str | None = None) -> Path:
+        """The evaluation of a model, in one of its tasks where the log has several."""
+        return self.path / "evaluation" / (model if task is None else f"{model}.{task}")
+
+    def save_evaluation(self, evaluation: Evaluation) -> None:
+        """Writes an evaluation to its place."""
+        evaluation.save(self.evaluation(evaluation.model, evaluation.facts["task"]))
 
     @cached_property
     def record(self) -> RunRecord:
@@ -59,21 +69,25 @@ class RunFolder:
         """
         return RunRecord.read(self.path)
 
-    def evaluations(self) -> list[Evaluation]:
-        """Every saved evaluation, that of the trained model first.
+    def evaluations(self, of_any: bool = False) -> list[Evaluation]:
+        """Every saved evaluation, those of the trained model first.
+
+        Args:
+            of_any: give what there is, were it nothing.
 
         Raises:
             RunError: the trained model was not evaluated.
             EvaluationError: an evaluation is damaged.
         """
-        own = self.evaluation(self.record.model)
-        if not own.is_dir():
+        name, folder = self.record.model, self.path / "evaluation"
+        there = sorted(folder.iterdir()) if folder.is_dir() else []
+        found = [Evaluation.load(place) for place in there if not place.name.startswith(".")]
+        if not of_any and not any(evaluation.model == name for evaluation in found):
             raise RunError(
-                f"{self.path}: the run is {self.record.status} and {self.record.model} is not evaluated; "
+                f"{self.path}: the run is {self.record.status} and {name} is not evaluated; "
                 "continue it with `recsys fit` and `--job.resume true`, or, where the model is saved, use `--recompute`"
             )
-        others = sorted(folder for folder in own.parent.iterdir() if folder != own and not folder.name.startswith("."))
-        return [Evaluation.load(folder) for folder in (own, *others)]
+        return sorted(found, key=lambda evaluation: evaluation.model != name)
 
     def save_config(self, text: str) -> None:
         """Writes `config.yaml`, readable by its owner alone: it may hold what the record hides."""

@@ -68,7 +68,7 @@ class JointObjective(Objective):
         negatives: NegativeSampler | None = None,
         ranking_loss: SlotLoss | None = None,
         ranking_negatives: SlotNegatives | None = None,
-        ranking_slots: int = 64,
+        ranking_slots: int = 32,
         recommendation: float = 1.0,
         search: float = 1.0,
         ranking: float = 1.0,
