@@ -17,16 +17,17 @@ from numpy.typing import NDArray
 
 from recsys.evaluation.exposure import popularity_deciles
 from recsys.evaluation.metrics import Targets, check_cut_offs, target_metrics
-from recsys.evaluation.relevance import ColdTargets, check_catalogue, distinct_pairs, relevance
+from recsys.evaluation.relevance import ColdTargets, Relevance, check_catalogue, distinct_pairs, relevance
 from recsys.evaluation.result import Evaluation, TargetTable
-from recsys.evaluation.scoring import candidate_scores, device_of, evaluation_mode
+from recsys.evaluation.scoring import device_of, evaluation_mode
 from recsys.evaluation.tasks import Part, Requests, Task, requests
 from recsys.features.jagged import offsets_of
 from recsys.features.splits import Ids, Split
 from recsys.models.recommender import Recommender, VectorRecommender
+from recsys.retrieval.reranking import candidate_scores
 from recsys.retrieval.topk import BUDGET_BYTES, Jagged
 
-_SCORES = 2**16
+_SCORED = 2**16
 """Candidates scored at a time."""
 
 _DRAWS = 2**20
@@ -50,6 +51,23 @@ class Candidates:
     items: NDArray[np.int32]
     positive: NDArray[np.int32]
     pool: Ids
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Candidates of the requests of a part, and what a model makes of them.
+
+    Attributes:
+        asked: the requests.
+        relevance: what they want.
+        candidates: what was drawn.
+        scores: `[U, 1 + N]` float32 of `candidates.items`; `-inf` where an item is 0.
+    """
+
+    asked: Requests
+    relevance: Relevance
+    candidates: Candidates
+    scores: NDArray[np.float32]
 
 
 def rank_candidates(
@@ -93,21 +111,29 @@ def rank_candidates(
     """
     check_cut_offs(ks, 1 + negatives)
     started = time.perf_counter()
-    asked = requests(split, which, task)
-    check_catalogue(model, split)
-    found = relevance(split, which, task, asked, filter_seen, cold_targets)
-    drawn = draw_candidates(split, asked, found.judged, negatives, seed)
-    scores = score_candidates(model, split, asked, drawn.items, max_length)
-    ranked, rank, auc = _ordered(scores, drawn)
+    found = scored_candidates(
+        model,
+        split,
+        which=which,
+        task=task,
+        negatives=negatives,
+        seed=seed,
+        max_length=max_length,
+        filter_seen=filter_seen,
+        cold_targets=cold_targets,
+    )
+    asked, drawn = found.asked, found.candidates
+    deciles = popularity_deciles(found.relevance.train_counts)
+    ranked, rank, auc = _ordered(found.scores, drawn)
     row = np.flatnonzero(drawn.positive)
     item = drawn.positive[row]
     places = Targets(torch.from_numpy(row), torch.from_numpy(item), torch.from_numpy(rank[row]), len(asked))
     of_lists = {n: v.numpy() for n, v in target_metrics(places, ks).items() if n.split("@")[0] in _METRICS}
     metrics = {"AUC": auc} | of_lists
     seconds = time.perf_counter() - started
-    facts = found.facts | {
+    facts = found.relevance.facts | {
         "targets": len(row),
-        "targets_not_asked": found.facts["targets"] - len(row),
+        "targets_not_asked": found.relevance.facts["targets"] - len(row),
         "negatives": negatives,
         "candidate_seed": seed,
         "max_length": max_length,
@@ -123,9 +149,29 @@ def rank_candidates(
         ranked=ranked,
         metrics={f"Sampled {n}": values for n, values in metrics.items()},
         exposure={},
-        targets=TargetTable(row, item, rank[row].astype(np.int32), popularity_deciles(found.train_counts)[item]),
+        targets=TargetTable(row, item, rank[row].astype(np.int32), deciles[item]),
         facts=facts,
     )
+
+
+def scored_candidates(
+    model: Recommender,
+    split: Split,
+    *,
+    which: Part,
+    task: Task | None,
+    negatives: int,
+    seed: int,
+    max_length: int | None,
+    filter_seen: bool,
+    cold_targets: ColdTargets | None,
+) -> Scored:
+    """Draws candidates for every request and lets the model score them; arguments and errors of `rank_candidates`."""
+    asked = requests(split, which, task)
+    check_catalogue(model, split)
+    wanted = relevance(split, which, task, asked, filter_seen, cold_targets)
+    drawn = draw_candidates(split, asked, wanted.judged, negatives, seed)
+    return Scored(asked, wanted, drawn, _scores(model, split, asked, drawn.items, max_length))
 
 
 def draw_candidates(split: Split, asked: Requests, judged: Jagged, negatives: int, seed: int) -> Candidates:
@@ -178,15 +224,11 @@ def draw_candidates(split: Split, asked: Requests, judged: Jagged, negatives: in
     return Candidates(items, positive, pool)
 
 
-def score_candidates(
+def _scores(
     model: Recommender, split: Split, asked: Requests, items: NDArray[np.int32], max_length: int | None
 ) -> NDArray[np.float32]:
-    """The model's scores `[U, C]` of the candidates `items` `[U, C]` of every request; `-inf` where an item is 0.
-
-    Raises:
-        ValueError: a score is NaN or infinite.
-    """
-    size = max(1, _SCORES // items.shape[1])
+    """`[U, C]` scores of the items `[U, C]`."""
+    size = max(1, _SCORED // items.shape[1])
     if not isinstance(model, VectorRecommender):
         size = max(1, min(size, BUDGET_BYTES // (4 * (model.n_items + 1))))
     scores = np.empty(items.shape, dtype=np.float32)

@@ -103,6 +103,45 @@ def recall_by_popularity(recalls: Mapping[str, pd.DataFrame], k: int, *, title: 
     return figure
 
 
+def reliability(tables: Mapping[str, pd.DataFrame], *, title: str | None = None) -> Figure:
+    """What came true against what was predicted, with intervals, on logarithmic axes: probabilities of 1e-4 are usual.
+
+    A bin in which nothing came true has no place there: an arrow shows the upper end of its interval.
+
+    Args:
+        tables: name -> `calibration.reliability_table`.
+        title: above the picture.
+    """
+    _some(tables)
+    figure, axes = _figure(5.6, 5.2)
+    for index, (name, table) in enumerate(tables.items()):
+        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        came = table[table["positives"] > 0]
+        reach = [came["observed"] - came["low"], came["high"] - came["observed"]]
+        axes.errorbar(
+            came["predicted"], came["observed"], reach, color=colour, marker=marker, markersize=5, linewidth=1.6,
+            elinewidth=1.0, label=name,
+        )  # fmt: skip
+        never = table[table["positives"] == 0]
+        # A reach of zero below the arrow: it starts at the end of the interval and points to where the bin may lie.
+        axes.errorbar(
+            never["predicted"], never["high"], 0.5 * never["high"], uplims=True, color=colour, linestyle="none",
+            elinewidth=1.0,
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.minorticks_off()
+    low, high = min(*axes.get_xlim(), *axes.get_ylim()), min(1.0, max(*axes.get_xlim(), *axes.get_ylim()))
+    axes.plot([low, high], [low, high], color=_GREY, linewidth=1.2, linestyle="--", zorder=1)
+    axes.set_xlim(low, high)
+    axes.set_ylim(low, high)
+    axes.set_xlabel("predicted probability")
+    axes.set_ylabel("observed share")
+    axes.set_title(title or "Reliability", loc="left", fontweight="bold")
+    axes.legend(frameon=False, labelcolor=_INK, loc="upper left")
+    return figure
+
+
 def learning_curves(
     curves: Mapping[str, pd.Series], metric: str, *, x_label: str = "epoch", title: str | None = None
 ) -> Figure:

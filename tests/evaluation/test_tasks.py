@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from recsys.evaluation.tasks import requests
+from recsys.evaluation.tasks import requests, tasks_of
 from recsys.features.event_log import EventLog
 from recsys.features.schema import EventColumns, Schema
 from recsys.features.splits import GlobalTime, Split
@@ -80,6 +82,17 @@ def test_batches_carry_history_time_and_query_of_their_rows(search_log: EventLog
     assert sorted(met) == list(range(len(asked)))
     bare = next(iter(requests(split, "test", "recommendation").batches(log, 4, 7, torch.device("cpu"))))[1]
     assert bare.request_query is None
+
+
+def test_the_tasks_of_a_part_are_those_it_has_requests_for(split: Split, search_log: EventLog) -> None:
+    searched = GlobalTime(0.4, 0.2)(search_log)
+    assert tasks_of(searched) == ("search", "recommendation")
+    assert tasks_of(split) == (None,), "no feature reads the queries"
+    columns = search_log.columns
+    silent = replace(searched, log=replace(search_log, columns=columns | {"query": 0 * columns["query"]}))
+    assert tasks_of(silent) == ("recommendation",)
+    talking = replace(searched, log=replace(search_log, columns=columns | {"query": 0 * columns["query"] + 1}))
+    assert tasks_of(talking) == ("search",)
 
 
 def test_items_are_those_of_the_rows(search_log: EventLog) -> None:
