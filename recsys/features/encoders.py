@@ -7,21 +7,15 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from recsys.features.raw_values import RawValues
-from recsys.features.schema import Schema, Table
+from recsys.features.schema import Entity, Schema, Table
 from recsys.features.tables import DataError
 from recsys.features.vocabulary import Encoder, HashBuckets, Vocabulary
 
 MIN_DOCUMENT_FREQUENCY = 2
 """A word enters a vocabulary when this many texts hold it; a word of one text says nothing of any other."""
-
-
-def table_encoder(table: Table, values: pd.Index) -> Encoder:
-    """The encoder of a table that holds the given raw values (repeats allowed)."""
-    if table.buckets is not None:
-        return HashBuckets(table.buckets)
-    return Vocabulary.of(values, table.unknown_buckets if table.unknown == "hash" else 0)
 
 
 def build_encoders(schema: Schema, features: Iterable[RawValues]) -> dict[str, Encoder]:
@@ -44,8 +38,15 @@ def build_encoders(schema: Schema, features: Iterable[RawValues]) -> dict[str, E
         if len({raw.distinct.dtype for raw in filled}) > 1:
             kinds = ", ".join(f"`{raw.feature.name}` brings {raw.distinct.dtype}" for raw in filled)
             raise DataError(f"table `{name}` is shared by features of different types: {kinds}. Write both as strings")
-        encoders[name] = table_encoder(schema.table(parts[0].feature), _vocabulary_values(filled))
+        encoders[name] = _table_encoder(schema.table(parts[0].feature), filled)
     return encoders
+
+
+def _table_encoder(table: Table, parts: Sequence[RawValues]) -> Encoder:
+    """The encoder of a table that the given features feed."""
+    if table.buckets is not None:
+        return HashBuckets(table.buckets)
+    return Vocabulary.of(_vocabulary_values(parts), table.unknown_buckets if table.unknown == "hash" else 0)
 
 
 def _vocabulary_values(parts: Sequence[RawValues]) -> pd.Index:
@@ -67,17 +68,14 @@ def frequent_words(texts: Sequence[RawValues]) -> pd.Index:
     """
     place, words = pd.factorize(texts[0].distinct.append([raw.distinct for raw in texts[1:]]))
     starts = np.cumsum([0, *(len(raw.distinct) for raw in texts)])
-    pairs = [
-        pd.DataFrame(
-            {
-                "entity": raw.feature.entity,
-                "id": raw.ids,
-                "word": place[start + raw.at],
-                "copies": 1 if raw.copies is None else raw.copies[raw.ids],
-            }
-        )
-        for raw, start in zip(texts, starts, strict=False)
-    ]
-    once = pd.concat(pairs).drop_duplicates(["entity", "id", "word"])
-    frequency = np.bincount(once["word"], once["copies"], minlength=len(words))
+    pairs: dict[Entity, list[NDArray[np.int64]]] = defaultdict(list)
+    for raw, start in zip(texts, starts, strict=False):
+        pairs[raw.feature.entity].append(raw.ids * len(words) + place[start + raw.at])
+    copies = {raw.feature.entity: raw.copies for raw in texts}
+    frequency = np.zeros(len(words))
+    for entity, found in pairs.items():
+        pair = np.sort(np.concatenate(found))  # np.unique hashes, which takes 18 times as long for millions
+        ids, word = np.divmod(pair[np.diff(pair, prepend=-1) > 0], max(len(words), 1))
+        times = copies[entity]
+        frequency += np.bincount(word, None if times is None else times[ids], minlength=len(words))
     return pd.Index(words[frequency >= MIN_DOCUMENT_FREQUENCY])
