@@ -26,11 +26,13 @@ from safetensors.torch import load_file, save_file
 import recsys.models
 from recsys.features.batch import SequenceBatch
 from recsys.features.batching import histories
+from recsys.features.catalogue import Catalogue
 from recsys.features.event_log import EventLog
 from recsys.features.schema import Schema
 from recsys.features.splits import LeaveLastOut, Split
 from recsys.models.artefact import save_model
 from recsys.models.recommender import Recommender, VectorRecommender
+from recsys.models.synergen import SynerGen
 from recsys.retrieval.topk import Jagged, recommend
 
 SIZE = 24
@@ -197,6 +199,75 @@ def test_vectors_give_the_scores(model: Recommender, batch: SequenceBatch) -> No
     torch.testing.assert_close(product[:, 1:], model.scores(batch)[:, 1:], rtol=1e-4, atol=1e-5)
     ids = torch.tensor([5, 1, 5])
     torch.testing.assert_close(model.item_vectors(ids), items[ids], rtol=1e-5, atol=1e-6)
+
+
+class RankingSynerGen(SynerGen):
+    """With a ranking head, not trained."""
+
+    @classmethod
+    def example(cls, split: Split) -> SynerGen:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = SynerGen(Catalogue.from_split(split), width=16, ranking=True).eval()
+            assert model.head is not None
+            torch.nn.init.normal_(model.head.out.weight)
+            torch.nn.init.normal_(model.head.retrieval_weight)
+        return model
+
+
+@pytest.fixture(params=[*models(), RankingSynerGen], ids=lambda model: model.__name__)
+def scorer(request: pytest.FixtureRequest, example: Callable[[type[Recommender]], Recommender]) -> Recommender:
+    """Every model, and one that ranks."""
+    return example(request.param)
+
+
+@pytest.fixture(scope="module")
+def candidates(batch: SequenceBatch) -> torch.Tensor:
+    """`[B, 9]` items of each user in random order, one place filled up with 0."""
+    random = torch.rand(len(batch), SIZE, generator=torch.Generator().manual_seed(2))
+    chosen = random.argsort(1)[:, :9] + 1
+    chosen[torch.arange(len(batch)), torch.arange(len(batch)) % 9] = 0
+    return chosen
+
+
+def close(found: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_candidates_of_a_model_that_does_not_rank_score_as_they_are_retrieved(
+    scorer: Recommender, batch: SequenceBatch, candidates: torch.Tensor
+) -> None:
+    found, retrieval = scorer.candidate_scores(batch, candidates), scorer.scores(batch).gather(1, candidates)
+    if scorer.ranks:
+        assert not torch.allclose(found, retrieval, atol=1e-2), "it says that ranking knows more"
+        return
+    close(found, retrieval)
+
+
+def test_candidate_scores_are_finite_float32_and_a_filled_up_place_scores_minus_infinity(
+    scorer: Recommender, batch: SequenceBatch, candidates: torch.Tensor
+) -> None:
+    found = scorer.candidate_scores(batch, candidates)
+    assert found.dtype == torch.float32 and found.shape == candidates.shape and not found.requires_grad
+    assert torch.equal(found == -torch.inf, candidates == 0)
+    assert torch.isfinite(found[candidates != 0]).all()
+    nothing = scorer.candidate_scores(batch, torch.zeros_like(candidates))
+    assert (nothing == -torch.inf).all()
+    unknown = scorer.candidate_scores(strangers([], [2, 4]), torch.tensor([[3, 0], [0, 5]]))
+    assert torch.equal(torch.isfinite(unknown), torch.tensor([[True, False], [False, True]]))
+
+
+def test_a_candidate_does_not_depend_on_the_others_nor_on_their_order(
+    scorer: Recommender, batch: SequenceBatch, candidates: torch.Tensor
+) -> None:
+    found = scorer.candidate_scores(batch, candidates)
+    mixed = torch.rand(candidates.shape, generator=torch.Generator().manual_seed(3)).argsort(1)
+    close(scorer.candidate_scores(batch, candidates.gather(1, mixed)), found.gather(1, mixed))
+    close(scorer.candidate_scores(batch, candidates[:, 3:5]), found[:, 3:5])
+    twice = scorer.candidate_scores(batch, torch.cat([candidates, candidates.flip(1)], dim=1))
+    close(twice, torch.cat([found, found.flip(1)], dim=1))
+    rows = torch.randperm(len(batch), generator=torch.Generator().manual_seed(4))[:7]
+    close(scorer.candidate_scores(select(batch, rows), candidates[rows]), found[rows])
 
 
 FRESH = """
