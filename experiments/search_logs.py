@@ -11,7 +11,6 @@ otherwise (another seed, other sources) is overwritten only with `--again`.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
 import shutil
@@ -25,11 +24,14 @@ import pandas as pd
 from _search_facts import facts
 from _search_purchases import purchase_log
 from _search_queries import Shares, draw_queries, generic_words
+from _search_sources import Read, movielens, parquet
 
 VERSION = 2
 """Of the way the logs are made; raise it when the same seed would give another log."""
 
 SHARES = Shares()
+FILM_SHARES = Shares(commonest=800)
+"""Of MovieLens, where half of the films are dramas."""
 
 
 @dataclass(frozen=True)
@@ -54,24 +56,21 @@ class Recipe:
     """How one search log is made.
 
     Attributes:
-        source: folder of the data set it is made from.
-        files: what is read there.
+        read: gives the tables that it is made from.
         text: column of the items' texts.
-        make: reads the files and makes the log.
+        make: makes the log from the tables and a seed.
         shares: of what is drawn, where queries are.
     """
 
-    source: str
-    files: tuple[str, ...]
+    read: Read
     text: str
-    make: Callable[[Path, int], Made]
+    make: Callable[[dict[str, pd.DataFrame], int], Made]
     shares: Shares | None = None
 
 
-def amazon(folder: Path, seed: int) -> Made:
+def amazon(tables: dict[str, pd.DataFrame], seed: int) -> Made:
     """The whole log of reviews, with a query for some of them."""
-    items = pd.read_parquet(folder / "items.parquet")
-    events = pd.read_parquet(folder / "interactions.parquet")
+    items, events = tables["items"], tables["interactions"]
     events = events.sort_values(["user_id", "position"], ignore_index=True)
     generic = generic_words(items["text_id"], SHARES.rarest, SHARES.commonest)
     bought = pd.Index(items["item_id"]).get_indexer(events["item_id"])
@@ -81,31 +80,66 @@ def amazon(folder: Path, seed: int) -> Made:
     return Made(events, items[["item_id", "attributes", "text_id"]], counts, AMAZON)
 
 
-def cellphones(folder: Path, seed: int) -> Made:
+def films(tables: dict[str, pd.DataFrame], seed: int) -> Made:
+    """The whole log of ratings, with a query for some of them."""
+    items, events = tables["items"], tables["events"].reset_index(drop=True)
+    genres = items["genres"].str.replace(r"[-']", "", regex=True).str.replace("|", " ")  # one word a genre
+    texts = items["title"].str.replace(r"\s*\(\d{4}\)$", "", regex=True) + " " + genres
+    generic = generic_words(texts, FILM_SHARES.rarest, FILM_SHARES.commonest)
+    rated = pd.Index(items["item_id"]).get_indexer(events["item_id"])
+    queries, counts = draw_queries(rated, generic, FILM_SHARES, seed)
+    events = events[["user_id", "item_id", "timestamp"]].assign(query=pd.array(queries, dtype="string"))
+    counts |= {"generic_words": len(generic.words), "items_without_words": int((generic.of_item.lengths == 0).sum())}
+    return Made(events, items[["item_id", "title", "genres", "decade"]].assign(text=texts), counts, FILMS)
+
+
+def cellphones(tables: dict[str, pd.DataFrame], seed: int) -> Made:
     """Purchases in the order of the file, and the published test rows after them."""
-    tables = (pd.read_parquet(folder / f"{name}.parquet") for name in ("search", "queries", "items"))
-    return Made(*purchase_log(*tables, seed), CELLPHONES)
+    return Made(*purchase_log(tables["search"], tables["queries"], tables["items"], seed), CELLPHONES)
 
 
-LENGTHS = ", ".join(f"{share:.0%}" for share in SHARES.lengths)
+DRAWN = """- Each event is a search with probability {searches}, independently of everything else; `query` is null where
+  it is not.
+- A query has 1 to {longest} words ({lengths}) of the item's `{text}`, drawn with equal chances among its generic
+  words: at least three Latin letters, in the texts of {rarest} to {commonest} items, no stop word. An item with fewer
+  generic words gives those it has; one with none gets no query (counted).
+- Each word is replaced with probability {noise} by a generic word that the item does not hold, drawn as often as
+  items hold it.
+- The words stand in alphabetical order, so that the same words are the same query.
+"""
+
+
+def how_drawn(shares: Shares, text: str) -> str:
+    """How queries are drawn, for people."""
+    return DRAWN.format(
+        searches=f"{shares.searches:.0%}",
+        longest=len(shares.lengths),
+        lengths=", ".join(f"{share:.0%}" for share in shares.lengths),
+        text=text,
+        rarest=shares.rarest,
+        commonest=shares.commonest,
+        noise=f"{shares.noise:.0%}",
+    )
+
+
 AMAZON = f"""
 The purchases (reviews, users, items, order, times) are those of the source. **The queries are SYNTHETIC: nobody typed
 them.** They are words of the item that was bought:
 
-- Each event is a search with probability {SHARES.searches:.0%}, independently of everything else; `query` is null
-  where it is not.
-- A query has 1 to {len(SHARES.lengths)} words ({LENGTHS}) of the bought item's `text_id`, drawn with equal chances
-  among its generic words: at least three Latin letters, in the texts of {SHARES.rarest} to {SHARES.commonest} items,
-  no stop word. An item with fewer generic words gives those it has; one with none gets no query (counted).
-- Each word is replaced with probability {SHARES.noise:.0%} by a generic word that the item does not hold, drawn
-  as often as items hold it.
-- The words stand in alphabetical order, so that the same words are the same query.
-
+{how_drawn(SHARES, "text_id")}
 Many items match a query equally well; which of them was bought is a matter of the person. What a model gains from
 queries here says that it can read them, not how people search.
 
 Columns: `events.parquet` has user_id, item_id, timestamp, position, query; `items.parquet` has item_id, attributes,
 text_id.
+"""
+FILMS = f"""
+The ratings (users, films, times) are those of the source. **The queries are SYNTHETIC: nobody typed them.** They are
+words of the title and the genres of the film that was rated:
+
+{how_drawn(FILM_SHARES, "text")}
+Columns: `events.parquet` has user_id, item_id, timestamp, query; `items.parquet` has item_id, title, genres, decade,
+text. MovieLens data may be used for research under GroupLens' terms.
 """
 CELLPHONES = """
 Who bought what is real. **The queries are SYNTHETIC: nobody typed them.** They are the category paths of products, as
@@ -126,12 +160,13 @@ Columns: `events.parquet` has user_id, item_id, timestamp, position, query, spli
 categories.
 """
 
-AMAZON_FILES = ("interactions.parquet", "items.parquet")
-CELLPHONE_FILES = ("search.parquet", "queries.parquet", "items.parquet")
 LOGS = {
-    "search_beauty": Recipe("amazon_beauty", AMAZON_FILES, "text_id", amazon, SHARES),
-    "search_sports": Recipe("amazon_sports", AMAZON_FILES, "text_id", amazon, SHARES),
-    "search_cellphones": Recipe("amazon_product_search_cellphones", CELLPHONE_FILES, "categories", cellphones),
+    "search_movielens": Recipe(movielens, "text", films, FILM_SHARES),
+    "search_beauty": Recipe(parquet("amazon_beauty", "interactions", "items"), "text_id", amazon, SHARES),
+    "search_sports": Recipe(parquet("amazon_sports", "interactions", "items"), "text_id", amazon, SHARES),
+    "search_cellphones": Recipe(
+        parquet("amazon_product_search_cellphones", "search", "queries", "items"), "categories", cellphones
+    ),
 }
 
 
@@ -148,15 +183,16 @@ def main(argv: list[str] | None = None) -> int:
         parser.error(f"no search log {', '.join(sorted(unknown))}; there are {', '.join(LOGS)}")
     names = arguments.names or list(LOGS)
     if arguments.check:
+        missing = [name for name in names if not (arguments.out / name / "manifest.json").exists()]
+        if missing:
+            parser.error(f"no {', '.join(missing)} in {arguments.out}; leave --check out to make what is missing")
         for name in names:
             print(f"{name} {json.dumps(check(arguments.out / name, LOGS[name].text), indent=2)}")
         return 0
     source = arguments.source or os.environ.get("RECSYS_DATA")
-    if source is None:
-        parser.error("where the data sets are is not known: give --source, or set RECSYS_DATA")
     try:
         for name in names:
-            print(make(name, Path(source), arguments.out, arguments.seed, arguments.again))
+            print(make(name, Path(source) if source else None, arguments.out, arguments.seed, arguments.again))
     except (FileNotFoundError, FileExistsError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -168,7 +204,7 @@ def check(folder: Path, text: str) -> dict[str, float]:
     return facts(pd.read_parquet(folder / "events.parquet"), pd.read_parquet(folder / "items.parquet"), text)
 
 
-def make(name: str, source: Path, out: Path, seed: int, again: bool = False) -> str:
+def make(name: str, source: Path | None, out: Path, seed: int, again: bool = False) -> str:
     """Makes one log and writes it into `out/name`; what it says is to be printed.
 
     Raises:
@@ -177,7 +213,8 @@ def make(name: str, source: Path, out: Path, seed: int, again: bool = False) -> 
     """
     recipe, folder = LOGS[name], out / name
     asked = {"version": VERSION, "name": name, "seed": seed, "shares": recipe.shares and asdict(recipe.shares)}
-    asked |= {"sources": fingerprints(source / recipe.source, recipe.files)}
+    found = recipe.read(source)
+    asked |= {"sources": found.fingerprints}
     asked = json.loads(json.dumps(asked))  # as the manifest gives it back: tuples are lists there
     if folder.exists() and not again:
         there = manifest(folder)
@@ -186,18 +223,10 @@ def make(name: str, source: Path, out: Path, seed: int, again: bool = False) -> 
                 f"{folder} was made otherwise ({other}); give --again to overwrite it, or another --out"
             )
         return f"{folder}: there already"
-    made = recipe.make(source / recipe.source, seed)
+    made = recipe.make(found.tables, seed)
     counts = made.counts | facts(made.events, made.items, recipe.text)
     write(folder, made, asked | {"counts": counts})
     return f"{folder}: {counts['events']:,} events, {counts['searches']:,} of them searches"
-
-
-def fingerprints(folder: Path, files: tuple[str, ...]) -> dict[str, str]:
-    """SHA-256 of each source file."""
-    for file in files:
-        if not (folder / file).exists():
-            raise FileNotFoundError(f"{folder / file} is missing; --source (or RECSYS_DATA) names the folder above")
-    return {f"{folder.name}/{file}": hashlib.sha256((folder / file).read_bytes()).hexdigest() for file in files}
 
 
 def manifest(folder: Path) -> dict[str, Any]:

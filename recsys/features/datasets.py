@@ -103,7 +103,7 @@ def _search_log(name: str, root: Path | None) -> Source:
             return Source(recipe(name), folder / "events.parquet", folder / "items.parquet")
     raise DatasetError(
         f"{name} was not found in {' or '.join(map(str, folders))}; make it with "
-        f"`python experiments/search_logs.py {name}`, which reads the Amazon sets under {ROOT_VARIABLE}"
+        f"`python experiments/search_logs.py {name}`"
     )
 
 
@@ -206,5 +206,6 @@ _LOADERS: dict[str, Callable[[str, Path | None], Source]] = {
     "movielens_100k": _movielens_100k,
     "search_beauty": _search_log,
     "search_cellphones": _search_log,
+    "search_movielens": _search_log,
     "search_sports": _search_log,
 }

@@ -252,6 +252,23 @@ def test_other_sources_are_another_log(source: Path, tmp_path: Path, capsys: pyt
     assert "made otherwise (sources" in capsys.readouterr().err
 
 
+def test_films_are_searched_by_genre_and_title() -> None:
+    films = pd.DataFrame({"item_id": range(40), "title": [f"The Lost City {n} (1990)" for n in range(40)]})
+    films = films.assign(genres=["Sci-Fi|Drama", "Children's"] * 20, decade=1990)
+    ratings = pd.DataFrame({"user_id": 1, "item_id": np.arange(4000) % 40, "timestamp": range(4000)})
+    made = search_logs.films({"items": films, "events": ratings}, seed=0)
+    words = {word for query in made.events["query"].dropna() for word in query.split()}
+    assert words == {"lost", "city", "scifi", "drama", "childrens"}
+    assert within(made.events["query"].notna().mean(), 0.3, 4000)
+    assert made.items["text"][1] == "The Lost City 1 Childrens"
+
+
+def test_facts_are_only_of_what_is_there(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        search_logs.main(["search_beauty", "--out", str(tmp_path), "--check"])
+    assert "no search_beauty in" in capsys.readouterr().err
+
+
 def test_a_run_that_dies_leaves_nothing(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def die(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
@@ -268,7 +285,8 @@ def test_what_is_missing_is_named(
     assert run(tmp_path, tmp_path / "out") == 1
     assert "interactions.parquet is missing" in capsys.readouterr().err
     monkeypatch.delenv("RECSYS_DATA", raising=False)
-    for argv, message in ((["search_everything"], "no search log search_everything"), ([], "set RECSYS_DATA")):
-        with pytest.raises(SystemExit):
-            search_logs.main(argv)
-        assert message in capsys.readouterr().err
+    assert search_logs.main(["search_beauty", "--out", str(tmp_path / "out")]) == 1
+    assert "set RECSYS_DATA" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        search_logs.main(["search_everything"])
+    assert "no search log search_everything" in capsys.readouterr().err

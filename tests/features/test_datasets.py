@@ -144,7 +144,8 @@ def test_search_logs_are_found_where_they_were_made(
 
 def test_names_and_missing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dataset_names() == [
-        "amazon_beauty", "amazon_sports", "movielens_100k", "search_beauty", "search_cellphones", "search_sports",
+        "amazon_beauty", "amazon_sports", "movielens_100k",
+        "search_beauty", "search_cellphones", "search_movielens", "search_sports",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no data set `netflix`; there are amazon_beauty"):
         load_dataset("netflix")
