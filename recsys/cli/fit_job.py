@@ -15,6 +15,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 
 from recsys.cli import fit
+from recsys.cli.calibration import calibrate
 from recsys.cli.outcome import best_network, chosen_baselines, draw, judge, pictures
 from recsys.evaluation.report import by_rules, results_table
 from recsys.evaluation.validation import RankingValidation
@@ -112,7 +113,9 @@ def run(cli: FitCLI) -> None:
     with tracked(cli.trainer, record, folder, mlflow=job.track) as mlflow:
         train(cli, job)
         network = best_network(cli.model, folder.path)
-        Bundle.of(network, data.log, data.split.hash, data.max_length).save(folder.model)
+        calibration = calibrate(network, data.split, data.max_length)
+        platt = None if calibration is None else calibration.platt
+        Bundle.of(network, data.log, data.split.hash, data.max_length, platt).save(folder.model)
         chosen = chosen_baselines(data, job)
         for choice in chosen.values():
             if isinstance(choice.model, LexicalBM25):
@@ -120,13 +123,24 @@ def run(cli: FitCLI) -> None:
         evaluations = judge(network, chosen, data, job, record.model)
         for evaluation in evaluations:
             folder.save_evaluation(evaluation)
+        if calibration is not None:
+            folder.save_calibration(calibration.as_json())
         if mlflow is not None:
             mlflow.log_evaluations(evaluations)
+            if calibration is not None:
+                mlflow.log_metrics({f"calibration/{name}": value for name, value in calibration.error.items()})
         curves = pd.DataFrame(cli.config_init.validation.history)
-        draw(pictures(evaluations, curves, job.metric, job.k), folder.path / "plots")
+        draw(pictures(evaluations, curves, job.metric, job.k, calibration), folder.path / "plots")
     console = Console()
     for comparable in by_rules(evaluations):
         console.print(results_table(comparable, [f"{name}@{job.k}" for name in ("HR", "NDCG", "Coverage")]))
+    if calibration is not None:
+        error = calibration.error
+        console.print(
+            f"probabilities of the ranking: expected calibration error {error['before']:.2e} as learned, "
+            f"{error['after']:.2e} calibrated (base rate {error['base_rate']:.2e})",
+            highlight=False,
+        )
     console.print(f"run      {folder.path}", highlight=False)
     console.print(f"pictures {folder.path / 'plots'}", highlight=False)
     if record.mlflow is not None:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
+from recsys.cli.calibration import Calibration
 from recsys.evaluation import plots
 from recsys.evaluation.baselines import Choice, baselines, select
 from recsys.evaluation.evaluate import evaluate
@@ -61,7 +62,13 @@ def judge(
     return judged
 
 
-def pictures(evaluations: Sequence[Evaluation], curves: pd.DataFrame, metric: str, k: int) -> dict[str, Figure]:
+def pictures(
+    evaluations: Sequence[Evaluation],
+    curves: pd.DataFrame,
+    metric: str,
+    k: int,
+    calibration: Calibration | None = None,
+) -> dict[str, Figure]:
     """The figures of a run by file name.
 
     Args:
@@ -69,6 +76,7 @@ def pictures(evaluations: Sequence[Evaluation], curves: pd.DataFrame, metric: st
         curves: validation metrics by epoch.
         metric: the metric by which the run was chosen.
         k: length of the list that recall by popularity looks at.
+        calibration: of a network that ranks.
     """
     main, *others = by_rules(evaluations)[0]
     # More lines than these nobody can tell apart: the model, the best baselines, and the most popular items.
@@ -83,6 +91,8 @@ def pictures(evaluations: Sequence[Evaluation], curves: pd.DataFrame, metric: st
     if len(curves):
         series = curves.set_index("epoch")[metric]
         made["learning_curves.png"] = plots.learning_curves({main.model: series}, f"{metric} on validation users")
+    if calibration is not None:
+        made["calibration.png"] = plots.reliability(calibration.tables)
     return made
 
 

@@ -97,11 +97,12 @@ def main(argv: list[str] | None = None) -> int:
     if given["user"]:
         log = user_log(run, given["log"])
         asked += [(user, history_of(log, user)) for user in given["user"]]
+    ranks = bundle.model.ranks and given["retrieve"] > 0
     answers = bundle.recommend(
         [history for _, history in asked],
         given["k"],
         queries=[given["query"]] * len(asked),
-        retrieve=given["retrieve"] if given["retrieve"] and bundle.model.ranks else None,
+        retrieve=given["retrieve"] if ranks else None,
         lexical=lexical_model(run) if given["lexical"] else None,
         filter_seen=not given["seen"],
         allow=id_list(bundle, given["allow"], "--allow"),
@@ -111,6 +112,9 @@ def main(argv: list[str] | None = None) -> int:
         describe(bundle, user, given["query"], history, items, scores, given["history"])
         for (user, history), items, scores in zip(asked, answers.items.tolist(), answers.scores.tolist(), strict=True)
     ]
+    if ranks and bundle.platt is not None:
+        for item in (item for result in results for item in result["recommendations"]):
+            item["probability"] = float(bundle.platt(item["score"]))
     if given["json"]:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     else:
@@ -281,9 +285,11 @@ def print_results(results: Sequence[dict[str, Any]], k: int) -> None:
         table.add_column("rank", justify="right")
         table.add_column("item")
         table.add_column("title")
-        table.add_column("score", justify="right")
+        calibrated = any("probability" in item for item in result["recommendations"])
+        table.add_column("probability" if calibrated else "score", justify="right")
         for rank, item in enumerate(result["recommendations"], 1):
-            table.add_row(str(rank), Text(str(item["item"])), Text(item["title"]), f"{item['score']:.4f}")
+            shown = f"{item['probability']:.2%}" if calibrated else f"{item['score']:.4f}"
+            table.add_row(str(rank), Text(str(item["item"])), Text(item["title"]), shown)
         console.print(table)
         if len(result["recommendations"]) < k:
             console.print(

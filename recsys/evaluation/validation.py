@@ -10,7 +10,6 @@ import numpy as np
 
 from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.tasks import tasks_of
-from recsys.features.splits import EvaluationSet
 from recsys.models.recommender import Recommender
 
 
@@ -42,7 +41,8 @@ class RankingValidation(L.Callback):
         last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
         if not len(data.split.validation) or (trainer.current_epoch % self.every_n_epochs and not last):
             return
-        split = replace(data.split, validation=self._chosen(data.split.validation))
+        users = data.split.validation
+        split = replace(data.split, validation=users if self.users is None else users.sample(self.users, self.seed))
         network = cast(Recommender, pl_module.network)
         tasks = tasks_of(split, "validation")
         found = {
@@ -57,13 +57,6 @@ class RankingValidation(L.Callback):
         self.history.append({"epoch": trainer.current_epoch} | values)
         for name, value in values.items():
             pl_module.log(f"val/{name}", value, prog_bar=name.startswith("NDCG"))
-
-    def _chosen(self, users: EvaluationSet) -> EvaluationSet:
-        if self.users is None or self.users >= len(users):
-            return users
-        keep = np.zeros(len(users), dtype=bool)
-        keep[np.random.default_rng(self.seed).choice(len(users), self.users, replace=False)] = True
-        return users.where(keep)
 
     def state_dict(self) -> dict[str, Any]:
         """The values so far."""

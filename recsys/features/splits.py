@@ -60,6 +60,14 @@ class EvaluationSet:
         """The users at which `keep` `[n]` is true."""
         return EvaluationSet(*(array[keep] for array in self.arrays()))
 
+    def sample(self, n: int, seed: int = 0) -> EvaluationSet:
+        """`n` of the users, drawn by the seed, in their order; all where there are no more."""
+        if n >= len(self):
+            return self
+        keep = np.zeros(len(self), dtype=bool)
+        keep[np.random.default_rng(seed).choice(len(self), n, replace=False)] = True
+        return self.where(keep)
+
     @classmethod
     def of(cls, start: Ids, cut: Ids, end: Ids, users: Ids) -> EvaluationSet:
         """History `start:cut` and targets `cut:end` (arrays by user id) of the given users that have targets."""

@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.evaluation.calibration import Platt
 from recsys.features.batch import SequenceBatch
 from recsys.features.event_log import EventLog
 from recsys.features.jagged import offsets_of
@@ -100,6 +101,7 @@ class Bundle:
         fingerprint: of the log that trained it.
         split_hash: of the split that trained it.
         queries: reads the text of queries; None where the schema has no features of queries.
+        platt: makes probabilities of the scores of a model that ranks; None where none was fitted.
     """
 
     model: Recommender
@@ -111,9 +113,17 @@ class Bundle:
     fingerprint: str
     split_hash: str
     queries: QueryReader | None = None
+    platt: Platt | None = None
 
     @classmethod
-    def of(cls, model: Recommender, log: EventLog, split_hash: str, max_length: int | None = None) -> Bundle:
+    def of(
+        cls,
+        model: Recommender,
+        log: EventLog,
+        split_hash: str,
+        max_length: int | None = None,
+        platt: Platt | None = None,
+    ) -> Bundle:
         """The bundle of a model that `log` has trained."""
         return cls(
             model=model,
@@ -125,6 +135,7 @@ class Bundle:
             fingerprint=log.fingerprint,
             split_hash=split_hash,
             queries=QueryReader.of(log.schema, log.encoders, log.sentence_models),
+            platt=platt,
         )
 
     def save(self, folder: str | Path) -> None:
@@ -139,6 +150,7 @@ class Bundle:
             "fingerprint": self.fingerprint,
             "split_hash": self.split_hash,
             "sentence_models": {n: asdict(m) for n, m in self.queries.models.items()} if self.queries else {},
+            "platt": None if self.platt is None else asdict(self.platt),
         }
         with tempfile.TemporaryDirectory() as made:
             extras: dict[str, bytes | Path] = {
@@ -173,6 +185,7 @@ class Bundle:
         titles = folder / _TITLES
         serving = json.loads((folder / _SERVING).read_bytes())
         models = {name: SentenceModel(**model) for name, model in serving.pop("sentence_models", {}).items()}
+        platt = serving.pop("platt", None)
         schema = Schema.parse(json.loads((folder / _SCHEMA).read_bytes()), origin=str(folder / _SCHEMA))
         return cls(
             model=model,
@@ -180,6 +193,7 @@ class Bundle:
             queries=QueryReader.of(schema, _query_vocabularies(folder, schema), models),
             items=Vocabulary.load(folder / _ITEMS),
             titles=pd.read_parquet(titles)["title"].to_numpy(dtype=str) if titles.is_file() else None,
+            platt=None if platt is None else Platt(**platt),
             **serving,
         )
 

@@ -5,6 +5,7 @@
 - `model/`: the model with what serving needs
 - `lexical/`: for a log with queries, the baseline that compares words
 - `evaluation/<model>/`: evaluations of the model and of its baselines; `<model>.<task>` where there are several tasks
+- `calibration.json`: of a model that ranks, how far its probabilities are off and what mends them
 - `plots/*.png`: pictures
 - `checkpoints/`: of the training
 """
@@ -12,6 +13,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import warnings
 from dataclasses import dataclass
@@ -88,6 +90,12 @@ class RunFolder:
                 "continue it with `recsys fit` and `--job.resume true`, or, where the model is saved, use `--recompute`"
             )
         return sorted(found, key=lambda evaluation: evaluation.model != name)
+
+    def save_calibration(self, content: dict[str, Any]) -> None:
+        """Writes `calibration.json`."""
+        unfinished = self.path / f".calibration.json.{os.getpid()}"
+        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(self.path / "calibration.json")
 
     def save_config(self, text: str) -> None:
         """Writes `config.yaml`, readable by its owner alone: it may hold what the record hides."""
