@@ -7,16 +7,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+INITIAL_WEIGHT = 0.02
+"""Of the retrieval score: above zero, so that it decides before anything is learned."""
+
+
 class RankingHead(nn.Module):
     """A two-layer network, plus the retrieval score times a learned weight.
 
-    The weight of the retrieval score starts at zero and lets the head correct retrieval, not learn it again. Logits
-    start near zero, a probability of one half.
+    The network starts at zero and the weight small: candidates begin in the order of retrieval, at logits near zero, and
+    the head learns where that order is wrong instead of learning it again.
 
     Args:
         width: model width.
         actions: number of actions A, at least 1.
-        scale: multiplies the retrieval scores, so that a weight of 1 makes logits of them.
+        scale: multiplies the retrieval scores, so that steps of the weight are of the size of logits.
     """
 
     def __init__(self, width: int, actions: int, scale: float):
@@ -24,8 +28,8 @@ class RankingHead(nn.Module):
         self.scale = scale
         self.hidden = nn.Linear(width, width)
         self.out = nn.Linear(width, actions)
-        self.retrieval_weight = nn.Parameter(torch.zeros(actions))
-        nn.init.normal_(self.out.weight, std=0.02)
+        self.retrieval_weight = nn.Parameter(torch.full((actions,), INITIAL_WEIGHT))
+        nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, states: Tensor, retrieval: Tensor) -> Tensor:

@@ -20,8 +20,8 @@ from recsys.models.tokens import Slots
 
 Similarity = Literal["cosine", "dot"]
 
-COSINE_SCALE = 20.0
-"""Makes logits of cosines: one over the usual temperature."""
+COSINE_SCALE = 100.0
+"""Of the retrieval scores in the ranking head, which learns how many logits a cosine is worth: a few dozen."""
 SLOT_BLOCK = 1 << 14
 """Ranking slots encoded at a time when candidates are scored."""
 

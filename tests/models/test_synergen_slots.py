@@ -65,6 +65,8 @@ def network(catalogue: Catalogue, **arguments) -> SynerGen:
         for name, weight in model.named_parameters():
             if "tokens." in name or "embedding" in name or name.startswith("head"):
                 weight.normal_(std=0.5)
+        if model.head is not None:
+            model.head.retrieval_weight.fill_(0.05)
     return model
 
 
@@ -177,6 +179,15 @@ def test_padding_does_not_change_a_slot(catalogue):
     _, few, few_logits = answers(model, alone, slots, CANDIDATES[second])
     torch.testing.assert_close(few, asked[second], atol=1e-5, rtol=0)
     torch.testing.assert_close(few_logits, logits[second], atol=1e-5, rtol=0)
+
+
+def test_candidates_begin_in_the_order_of_retrieval(catalogue):
+    """An untrained head adds nothing: ranking is never worse than retrieval before it has learned anything."""
+    torch.manual_seed(0)
+    model = SynerGen(catalogue, width=16, layers=2, heads=2, ranking=True).eval()
+    everything = torch.arange(1, N_ITEMS + 1).expand(2, -1)
+    retrieval = model.scores(batch())[:, 1:].argsort(dim=1, stable=True)
+    assert torch.equal(model.candidate_scores(batch(), everything).argsort(dim=1, stable=True), retrieval)
 
 
 def test_a_user_vector_answers_the_request_of_the_batch(catalogue):
