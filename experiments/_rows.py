@@ -15,6 +15,8 @@ SPLITS: dict[str, dict[str, Any]] = {
 }
 DATASETS = ("movielens_100k", "amazon_beauty", "amazon_sports")
 ABLATED = ("movielens_100k", "amazon_beauty")
+SEARCH_DATASETS = ("search_beauty", "search_cellphones", "search_sports")
+"""Logs of purchases with queries, which `experiments/search_logs.py` makes."""
 SEEDS = (0, 1, 2)
 BASELINES = {
     "popularity": "Popularity",
@@ -27,6 +29,8 @@ BASELINES = {
     "tfidf": "TFIDF",
 }
 """Name of the row -> class whose settings `recsys.evaluation.baselines` declares."""
+SEARCH_BASELINES = {"popularity": "Popularity", "bm25": "BM25", "lexical_bm25": "LexicalBM25"}
+"""Likewise, of search logs: word matching, and what people buy whatever they ask for."""
 RANDOM_BASELINES = ("als", "bpr")
 """Those that draw numbers, and so have a run per seed."""
 
@@ -42,6 +46,8 @@ class Row:
         settings: arguments of `recsys fit` that differ from the recipe.
         seeds: one run each.
         note: what a reader must know of the settings.
+        tasks: those that the model is made for; none: all that the log has.
+        against: rows of the same table to compare with.
     """
 
     dataset: str
@@ -50,11 +56,18 @@ class Row:
     settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
     seeds: tuple[int, ...] = SEEDS
     note: str = ""
+    tasks: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
 
     @property
     def is_baseline(self) -> bool:
         """Whether the library fits it without gradient steps."""
-        return self.model in BASELINES
+        return self.model in (SEARCH_BASELINES if self.searches else BASELINES)
+
+    @property
+    def searches(self) -> bool:
+        """Whether its log has queries, and so tasks and candidates to rank."""
+        return self.dataset in SEARCH_DATASETS
 
     @property
     def name(self) -> str:
@@ -125,6 +138,71 @@ LOSSES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 """Name -> loss and negatives."""
 
 
+@dataclass(frozen=True)
+class Variant:
+    """How a row of a search log differs from `synergen`.
+
+    Attributes:
+        note: in words.
+        settings: arguments of `recsys fit`.
+        tasks: as of a row.
+    """
+
+    note: str
+    settings: Mapping[str, Any]
+    tasks: tuple[str, ...] = ()
+
+
+CONTROLS = {
+    "query_only": Variant(
+        "knows the query and nothing of the person",
+        {"model.network": "_controls.QueryOnly", f"{OBJECTIVE}.recommendation": 0.0},
+        tasks=("search",),
+    ),
+    "history_only": Variant("reads no query: it answers a search as it recommends", {f"{NETWORK}.queries": False}),
+}
+SINGLE_TASK = {
+    "recommendation_only": Variant(
+        "the same network, trained to recommend alone",
+        {f"{NETWORK}.ranking": False, f"{OBJECTIVE}.search": 0.0, f"{OBJECTIVE}.ranking_loss": None},
+        tasks=("recommendation",),
+    ),
+}
+PARTS = {
+    "searches_as_targets_off": Variant(
+        "a purchase that answered a query is not asked for without it", {f"{OBJECTIVE}.recommend_searched": False}
+    ),
+    "pointwise": Variant(
+        "the pointwise part of the ranking loss alone",
+        {f"{OBJECTIVE}.ranking_loss": part("losses.pointwise.Pointwise")},
+    ),
+    "pairwise": Variant(
+        "the pairwise part of the ranking loss alone", {f"{OBJECTIVE}.ranking_loss": part("losses.pairwise.Pairwise")}
+    ),
+    "random_negatives": Variant(
+        "no hard negatives in ranking slots",
+        {f"{OBJECTIVE}.ranking_negatives": part("training.slot_negatives.SlotNegatives", n=8, hard=0.0)},
+    ),
+    "no_task_tokens": Variant(
+        "no vectors that tell context, retrieval and ranking tokens apart", {f"{NETWORK}.task_tokens": False}
+    ),
+    "ranking_weight_0.3": Variant("weight 0.3 of ranking instead of 1", {f"{OBJECTIVE}.ranking": 0.3}),
+    "ranking_weight_3": Variant("weight 3 of ranking instead of 1", {f"{OBJECTIVE}.ranking": 3.0}),
+    "id_only": Variant("items are known by their ids alone; queries keep their words", IDS_ALONE),
+}
+SEARCH_ROTARY = {
+    f"rotary_{name}": Variant(f"positions and times by {kind}", {f"{NETWORK}.rotary": part(f"models.rotary.{kind}")})
+    for name, kind in ROTARY.items()
+    if name != "split_by_dim"  # that of the recipe, and so of `synergen`
+}
+SEARCH_VARIANTS: dict[str, tuple[dict[str, Variant], dict[str, Variant]]] = {
+    "search_beauty": (CONTROLS, SINGLE_TASK | PARTS | SEARCH_ROTARY),
+    "search_cellphones": (CONTROLS, PARTS),  # every event of it is a search: there is nothing to recommend
+    "search_sports": ({}, {}),
+}
+"""Data set -> the controls, which come before the baselines, and the ablations, which come after them."""
+
+
 def rows() -> list[Row]:
     """Every declared row, the main models and baselines first."""
     table: list[Row] = []
@@ -143,7 +221,23 @@ def rows() -> list[Row]:
             settings = base | {f"{OBJECTIVE}.loss": loss, f"{OBJECTIVE}.negatives": negatives}
             counted = f"{note}; {NEGATIVES} negatives, 32 where each position has its own"
             table.append(Row(dataset, STRICT, f"loss_{name}", settings, note=counted))
-    return table
+    return table + [row for dataset in SEARCH_DATASETS for row in search_rows(dataset)]
+
+
+def search_rows(dataset: str) -> list[Row]:
+    """The rows of a search log; they take long, so the joint model, its controls and the baselines come first."""
+    controls, ablations = SEARCH_VARIANTS[dataset]
+    made = {
+        name: Row(dataset, STRICT, name, variant.settings, note=variant.note, tasks=variant.tasks)
+        for name, variant in (controls | ablations).items()
+    }
+    note = "one network for recommendation, search and the ranking of both"
+    return [
+        Row(dataset, STRICT, "synergen", note=note, against=tuple(made)),
+        *(made[name] for name in controls),
+        *(Row(dataset, STRICT, name, seeds=SEEDS[:1]) for name in SEARCH_BASELINES),
+        *(made[name] for name in ablations),
+    ]
 
 
 def selected(dataset: str = "*", protocol: str = "*", model: str = "*") -> list[Row]:

@@ -6,11 +6,28 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 import yaml
-from _rows import BASELINES, DATASETS, RANDOM_BASELINES, SPLITS, rows, selected
+from _rows import (
+    BASELINES,
+    DATASETS,
+    RANDOM_BASELINES,
+    SEARCH_BASELINES,
+    SEARCH_DATASETS,
+    SPLITS,
+    STRICT,
+    rows,
+    selected,
+)
+from _runs import Run
 
 from recsys.evaluation.baselines import baselines
+from recsys.features.catalogue import Catalogue
+from recsys.features.datasets import load_dataset
+from recsys.features.event_log import EventLog
+from recsys.features.splits import LeaveLastOut
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +57,7 @@ def test_baselines_are_those_of_the_library_and_random_ones_have_three_seeds():
     declared = {type(model).__name__: model for model in baselines()}
     assert set(BASELINES.values()) == set(declared)
     for row in rows():
-        if row.is_baseline:
+        if row.is_baseline and not row.searches:
             draws = hasattr(declared[BASELINES[row.model]], "seed")
             assert draws == (row.model in RANDOM_BASELINES)
             assert len(row.seeds) == (3 if draws else 1)
@@ -55,7 +72,30 @@ def test_every_class_of_a_row_exists_and_takes_its_arguments():
         inspect.signature(getattr(importlib.import_module(module), name)).bind(**arguments)
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", SEARCH_DATASETS)
+def test_tables_of_search_logs_begin_with_the_joint_model_and_what_it_is_compared_with(dataset):
+    table = selected(dataset)
+    assert {row.protocol for row in table} == {STRICT}
+    names = [row.model for row in table]
+    controls = [name for name in ("query_only", "history_only") if name in names]
+    first = ["synergen", *controls, *SEARCH_BASELINES]
+    assert names[: len(first)] == first
+    assert bool(controls) == (dataset != "search_sports")
+    whole = table[0]
+    assert whole.settings == {}, "it is the recipe"
+    assert set(whole.against) == {row.model for row in table if row is not whole and not row.is_baseline}
+    assert all(row.note for row in table if not row.is_baseline)
+    assert all(row.settings for row in table if row is not whole and not row.is_baseline)
+    assert not (dataset == "search_cellphones" and any(row.tasks == ("recommendation",) for row in table))
+
+
+def test_baselines_of_search_logs_are_those_of_the_library_for_a_log_with_queries(word_split):
+    declared = {type(model).__name__ for model in baselines(word_split)}
+    assert set(SEARCH_BASELINES.values()) <= declared
+    assert "LexicalBM25" not in BASELINES.values()
+
+
+@pytest.mark.parametrize("dataset", (*DATASETS, *SEARCH_DATASETS))
 def test_settings_name_what_the_recipe_can_hold(dataset):
     recipe = yaml.safe_load((ROOT / "experiments" / f"{dataset}.yaml").read_text())
     assert recipe["data"]["dataset"] == dataset
@@ -65,6 +105,61 @@ def test_settings_name_what_the_recipe_can_hold(dataset):
         for key in row.settings:
             if key.startswith("model.network.init_args."):
                 assert key.rpartition(".")[2] in known
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Path:
+    """A working folder with a tiny `search_beauty`."""
+    folder = tmp_path_factory.mktemp("shop")
+    random, words = np.random.default_rng(0), np.array(["red", "soap", "oil", "balm"])
+    events = pd.DataFrame({"user_id": np.repeat(np.arange(20), 8), "item_id": random.permutation(160)})
+    events["timestamp"] = events["position"] = np.arange(160)
+    events["query"] = pd.Series(words[random.integers(0, 4, 160)]).where(random.random(160) < 0.5)
+    items = pd.DataFrame({"item_id": range(160), "attributes": [["a"]] * 160})
+    items["text_id"] = [" ".join(random.choice(words, 2)) for _ in range(160)]
+    (folder / "search_beauty").mkdir()
+    events.to_parquet(folder / "search_beauty" / "events.parquet")
+    items.to_parquet(folder / "search_beauty" / "items.parquet")
+    return folder
+
+
+@pytest.fixture
+def word_split(shop):
+    source = load_dataset("search_beauty", shop)
+    log = EventLog.from_frame(*(pd.read_parquet(source.events), source.schema), pd.read_parquet(source.items))
+    with pytest.warns(UserWarning, match="leave_last_out"):
+        return LeaveLastOut()(log)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("model", ["synergen", "query_only", "recommendation_only", "pairwise", "rotary_rote"])
+def test_rows_of_search_logs_are_jobs_that_say_what_differs(model, shop, monkeypatch, tmp_path):
+    """`recsys fit` takes the command of a row; the part that the row names differs from the recipe, and no other."""
+    from recsys.cli.fit_job import FitCLI
+
+    monkeypatch.chdir(shop)
+    monkeypatch.setenv("RECSYS_DATA", str(shop))
+
+    def parsed(name: str) -> FitCLI:
+        (row,) = selected("search_beauty", STRICT, name)
+        words = Run(row, 1, tmp_path).command(resume=False)
+        words = words[words.index("fit") + 1 :]
+        words[1] = str(ROOT / words[1])
+        return FitCLI(args=words)
+
+    ours, recipe = parsed(model), parsed("synergen")
+    catalogue = Catalogue.from_split(ours.datamodule.split)
+    network, plain = (cli.model.make_network(catalogue) for cli in (ours, recipe))
+    objective = ours.model.objective
+    assert type(network).__name__ == ("QueryOnly" if model == "query_only" else "SynerGen")
+    differing = {k for k, v in network.hyperparameters.items() if v != plain.hyperparameters[k]}
+    assert differing == {"recommendation_only": {"ranking"}, "rotary_rote": {"rotary"}}.get(model, set())
+    weights = {"recommendation": 1.0, "search": 1.0, "ranking": 1.0}
+    changed = {"query_only": {"recommendation": 0.0}, "recommendation_only": {"search": 0.0}}
+    assert objective.weights == weights | changed.get(model, {})
+    loss = {"recommendation_only": "NoneType", "pairwise": "Pairwise"}.get(model, "Hybrid")
+    assert type(objective.ranking_loss).__name__ == loss
+    assert objective.ranking_negatives.hard == 0.5
 
 
 def test_a_glob_that_matches_nothing_is_refused():
