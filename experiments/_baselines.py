@@ -1,7 +1,8 @@
 """Fits, chooses and judges one baseline in a process of its own; `study.py` starts it.
 
 Settings are chosen on the validation users. Under `leave_last_out_refit`, which has none, they are chosen on the strict
-split, and the choice is fitted once more on the refit split.
+split, and the choice is fitted once more on the refit split. On a search log it is judged in each task, and by how it
+orders drawn candidates.
 """
 
 from __future__ import annotations
@@ -11,16 +12,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from _rows import BASELINES, REFIT, SPLITS, STRICT
+from _ranking import rank, wanted
+from _rows import BASELINES, REFIT, SEARCH_BASELINES, SPLITS, STRICT
 
 from recsys.cli.allocator import keep_freed_memory
+
+CLASSES = BASELINES | SEARCH_BASELINES
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--dataset", required=True)
     parser.add_argument("--protocol", required=True, choices=SPLITS)
-    parser.add_argument("--model", required=True, choices=BASELINES)
+    parser.add_argument("--model", required=True, choices=CLASSES)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True)
     arguments = parser.parse_args()
@@ -29,9 +33,10 @@ def main() -> None:
 
 
 def run(dataset: str, protocol: str, model: str, seed: int, folder: Path) -> None:
-    """Leaves a run folder with the record and the evaluation."""
+    """Leaves a run folder with the record and the evaluations."""
     from recsys.evaluation.baselines import baselines, select
     from recsys.evaluation.evaluate import evaluate
+    from recsys.evaluation.tasks import tasks_of
     from recsys.features.datasets import load_dataset
     from recsys.features.prepare import DEFAULT_CACHE, prepare
     from recsys.tracking.record import RunRecord
@@ -42,7 +47,7 @@ def run(dataset: str, protocol: str, model: str, seed: int, folder: Path) -> Non
     log = prepare(source.schema, source.events, source.items, source.users)
     rule, choosing_rule = split_rule(protocol), split_rule(STRICT if protocol == REFIT else protocol)
     split = rule(log)
-    name = BASELINES[model]
+    name = CLASSES[model]
     record = RunRecord.of(
         name=f"{dataset}/{protocol}",
         model=name,
@@ -64,7 +69,9 @@ def run(dataset: str, protocol: str, model: str, seed: int, folder: Path) -> Non
         "validation": choice.value,
         "tried": choice.tried,
     }
-    evaluate(choice.model, split, name=name).save(RunFolder(folder).evaluation(name))
+    for task in tasks_of(split):
+        RunFolder(folder).save_evaluation(evaluate(choice.model, split, task=task, name=name))
+    rank(choice.model, split, wanted(folder, name), name)
     record.measure(Work())
     record.status = "finished"
     record.write(folder)

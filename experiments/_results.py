@@ -6,32 +6,110 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _rows import BASELINES, Row
+from _ranking import wanted
+from _rows import Row
 from _runs import Run
+from numpy.typing import NDArray
 
-from recsys.evaluation.intervals import compare, over_seeds
+from recsys.evaluation.intervals import over_seeds
 from recsys.evaluation.result import Evaluation
 from recsys.tracking.run_folder import RunFolder
 
-COMPARED = ("HR@10", "NDCG@10", "HR@50", "NDCG@50", "MRR@50")
-CHOSEN_BY = "NDCG@10"
+
+@dataclass(frozen=True)
+class Judgement:
+    """What is kept of an evaluation.
+
+    Attributes:
+        users: `[U]` int64, the user of each request.
+        metrics: values per request, `[U]` float32 each.
+        means: of every metric, those of all lists included.
+        facts: of the evaluation.
+    """
+
+    users: NDArray[np.int64]
+    metrics: dict[str, NDArray[np.float32]]
+    means: dict[str, float]
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, evaluation: Evaluation) -> Judgement:
+        """Without the lists. The label of a judgement says that candidates were drawn; its metrics need not."""
+        return cls(
+            evaluation.users,
+            {name.removeprefix("Sampled "): values for name, values in evaluation.metrics.items()},
+            {name.removeprefix("Sampled "): value for name, value in evaluation.means().items()},
+            evaluation.facts,
+        )
+
+    @property
+    def label(self) -> str:
+        """Of what was judged: the task, if the log has several, and what was done beyond retrieval.
+
+        Such as `search`, `search/ranked` for what the ranking made of the retrieved, and `search/candidates_99` for one
+        item to be found among 99 drawn ones; nothing for whatever a user took next.
+        """
+        stage = None
+        if self.facts.get("negatives") is not None:
+            stage = f"candidates_{self.facts['negatives']}"
+        elif self.facts.get("rerank") is not None:
+            stage = "ranked"
+        return "/".join(filter(None, (self.facts.get("task"), stage)))
 
 
-def gather(row: Row, runs: Sequence[Run]) -> dict[str, Any]:
-    """The content of the JSON of a row whose runs are finished; one run for each seed."""
+def judged(run: Run) -> dict[str, Judgement]:
+    """How a run's own model was judged, by label, in the tasks that the row is made for."""
+    folder = RunFolder(run.folder)
+    name = folder.record.model
+    found = [evaluation for evaluation in folder.evaluations() if evaluation.model in (name, f"{name}-ranked")]
+    found += [Evaluation.load(place) for place in wanted(folder.path, name).values() if place.exists()]
+    kept = (Judgement.of(e) for e in found if not run.row.tasks or e.facts["task"] in run.row.tasks)
+    return dict(sorted((judgement.label, judgement) for judgement in kept))
+
+
+def over_runs(runs: Sequence[Run]) -> dict[str, list[Judgement]]:
+    """The judgements of a row by label, one for each run.
+
+    Raises:
+        ValueError: the runs were not judged alike.
+    """
+    of_runs = [judged(run) for run in runs]
+    for run, labels in zip(runs, of_runs, strict=True):
+        if labels.keys() != of_runs[0].keys():
+            raise ValueError(
+                f"{run.name} was judged as {', '.join(labels)}, and {runs[0].name} as {', '.join(of_runs[0])}; "
+                "repeat the older of them with `--again`"
+            )
+    return {label: [labels[label] for labels in of_runs] for label in of_runs[0]}
+
+
+def gather(row: Row, runs: Sequence[Run], judgements: dict[str, list[Judgement]]) -> dict[str, Any]:
+    """The content of the JSON of a row whose runs are finished.
+
+    Args:
+        row: the row.
+        runs: one for each seed.
+        judgements: what `over_runs` gives for them.
+    """
     records = [RunFolder(run.folder).record for run in runs]
-    means = [evaluation.means() for evaluation in evaluations(runs)]
     revisions = sorted({record.git["revision"] for record in records if record.git})
+    metrics = {
+        f"{label}/{name}" if label else name: _spread([judgement.means[name] for judgement in of_label])
+        for label, of_label in judgements.items()
+        for name in of_label[0].means
+    }
+    requests = {label: of_label[0].facts["judged_requests"] for label, of_label in judgements.items() if label}
     return {
         "dataset": row.dataset,
         "protocol": row.protocol,
         "model": row.model,
-        "metrics": {name: _spread([values[name] for values in means]) for name in means[0]},
+        "metrics": metrics,
+        **({"requests": requests} if requests else {}),
         "seeds": [run.seed for run in runs],
         "baselines_run": [],
         "wall_s": round(sum(record.usage["wall_s"] for record in records) / len(records), 1),
@@ -51,39 +129,9 @@ def gather(row: Row, runs: Sequence[Run]) -> dict[str, Any]:
     }
 
 
-def evaluations(runs: Sequence[Run]) -> list[Evaluation]:
-    """The evaluation of each run."""
-    folders = [RunFolder(run.folder) for run in runs]
-    return [Evaluation.load(folder.evaluation(folder.record.model)) for folder in folders]
-
-
 def _spread(values: list[float]) -> dict[str, Any]:
     spread = over_seeds(values)
     return {"mean": spread.mean, "sd": None if math.isnan(spread.sd) else spread.sd, "values": list(spread.values)}
-
-
-def beside_baselines(
-    content: dict[str, Any], runs: Sequence[Run], baselines: dict[str, tuple[dict[str, Any], Sequence[Run]]]
-) -> dict[str, Any]:
-    """Adds which baselines stand beside a row, and a paired bootstrap against the strongest of them on the test users.
-
-    Args:
-        content: the JSON of the row.
-        runs: of the row.
-        baselines: JSON and runs of the finished baselines on the same data under the same protocol, by name.
-    """
-    content = content | {"baselines_run": [name for name in BASELINES if name in baselines]}
-    if content["model"] in BASELINES or not baselines:
-        return content
-    best = max(baselines, key=lambda name: baselines[name][0]["metrics"][CHOSEN_BY]["mean"])
-    theirs, ours = _over_seeds(evaluations(baselines[best][1])), _over_seeds(evaluations(runs))
-    found = {name: asdict(comparison) for name, comparison in compare(theirs, ours).items()}
-    return content | {"comparison": {"with": best, "metrics": found}}
-
-
-def _over_seeds(of_seeds: Sequence[Evaluation]) -> dict[str, np.ndarray]:
-    """`[U]` mean over the seeds of each metric of each user."""
-    return {name: np.mean([evaluation.metrics[name] for evaluation in of_seeds], axis=0) for name in COMPARED}
 
 
 def write(content: dict[str, Any], results: Path) -> Path:

@@ -14,16 +14,33 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import yaml
+from _ranking import is_done
 from _rows import REFIT, SPLITS, STRICT, Row
 
 ROOT = Path(__file__).resolve().parents[1]
 State = Literal["new", "interrupted", "changed", "done"]
+Step = Literal["fit", "rank"]
+"""Of a run, one process each: the second follows on search logs, for models that are saved."""
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Two processes of one thread do more than one process with two: the tensors of a step are small."""
 POLL_S, HEARTBEAT_S = 0.2, 120
+
+
+def environment() -> dict[str, str]:
+    """Of every process: one thread, and the modules beside this one are importable, as classes of rows must be."""
+    path = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | ENVIRONMENT | {"PYTHONPATH": os.pathsep.join(path)}
+
+
+class Started(NamedTuple):
+    """A process, what it does, and since when the run is at it (monotonic seconds)."""
+
+    process: subprocess.Popen[bytes]
+    step: Step | None
+    since: float
 
 
 @dataclass(frozen=True)
@@ -82,9 +99,19 @@ class Run:
             settings["trainer.max_epochs"] = best_epochs(self.first.folder)
         return settings
 
+    @property
+    def step(self) -> Step | None:
+        """What is to be done next; None when everything is there."""
+        if not is_finished(self.folder):
+            return "fit"
+        ranks = self.row.searches and not self.row.is_baseline
+        return "rank" if ranks and not is_done(self.folder, self.row.tasks) else None
+
     def command(self, resume: bool) -> list[str]:
-        """The words of the process."""
+        """The words of the next process."""
         folder = str(self.folder.relative_to(ROOT)) if self.folder.is_relative_to(ROOT) else str(self.folder)
+        if self.step == "rank":
+            return [sys.executable, "experiments/_ranking.py", "--folder", folder, "--tasks", *self.row.tasks]
         if self.row.is_baseline:
             words = [sys.executable, "experiments/_baselines.py", "--seed", str(self.seed), "--folder", folder]
             return words + _flags(self.settings())
@@ -102,8 +129,7 @@ class Run:
     def state(self) -> State:
         """Whether there is anything to do."""
         asked = json.loads(self.request.read_text(encoding="utf-8")) if self.request.exists() else {}
-        finished = is_finished(self.folder)
-        resumable = finished or (self.folder / "checkpoints" / "last.ckpt").exists()
+        resumable = is_finished(self.folder) or (self.folder / "checkpoints" / "last.ckpt").exists()
         if not resumable:
             return "new"
         try:
@@ -111,9 +137,9 @@ class Run:
                 return "changed"
         except FileNotFoundError:  # the strict run was taken away
             return "changed"
-        return "done" if finished else "interrupted"
+        return "interrupted" if self.step else "done"
 
-    def start(self) -> subprocess.Popen[bytes]:
+    def start(self) -> Started:
         """Starts or resumes the process, in a session of its own: Ctrl-C reaches it through `interrupt` alone."""
         resume = self.state() == "interrupted"
         if not resume:
@@ -122,15 +148,17 @@ class Run:
             request = {"fingerprint": self.fingerprint(), "settings": self.settings()}
             self.request.write_text(json.dumps(request, indent=2) + "\n", encoding="utf-8")
         with self.log.open("ab" if resume else "wb") as log:
-            return subprocess.Popen(
+            step = self.step
+            process = subprocess.Popen(
                 self.command(resume),
                 cwd=ROOT,
-                env=os.environ | ENVIRONMENT,
+                env=environment(),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        return Started(process, step, time.monotonic())
 
     def last_words(self, lines: int = 5) -> str:
         """The end of what the process printed."""
@@ -196,7 +224,7 @@ def drive(runs: list[Run], workers: int, again: bool = False) -> list[Run]:
     for run in bad:
         say(f"{run.name}: made with other settings or another recipe; `--again` repeats it")
     total, ended, heartbeat = len(waiting), 0, time.monotonic() + HEARTBEAT_S
-    running: dict[Run, tuple[subprocess.Popen[bytes], float]] = {}
+    running: dict[Run, Started] = {}
     say(f"{len(runs)} runs: {sum(state == 'done' for state in states.values())} done, {total} to do")
     try:
         while waiting or running:
@@ -210,18 +238,25 @@ def drive(runs: list[Run], workers: int, again: bool = False) -> list[Run]:
             ready = [run for run in waiting if run.first not in {*waiting, *running}]
             for run in ready[: workers - len(running)]:
                 waiting.remove(run)
-                running[run] = run.start(), time.monotonic()
+                running[run] = run.start()
                 say(f"{run.name}: started")
-            for run, (process, since) in list(running.items()):
+            for run, (process, step, since) in list(running.items()):
                 if process.poll() is None:
+                    continue
+                state = run.state()
+                if process.returncode == 0 and state == "interrupted" and run.step != step:
+                    running[run] = run.start()._replace(since=since)
                     continue
                 del running[run]
                 ended += 1
                 progress = f"[{ended}/{total}] {run.name}: {time.monotonic() - since:.0f} s"
-                if process.returncode == 0 and run.state() == "done":
+                if process.returncode == 0 and state == "done":
                     say(progress)
+                    continue
+                bad.append(run)
+                if process.returncode == 0 and state == "changed":
+                    say(f"{progress}; its recipe or its row has changed meanwhile, `--again` repeats it")
                 else:
-                    bad.append(run)
                     say(f"{progress}, failed with exit code {process.returncode}; {run.log}:\n{run.last_words()}")
             if running and time.monotonic() > heartbeat:
                 heartbeat = time.monotonic() + HEARTBEAT_S
@@ -229,7 +264,7 @@ def drive(runs: list[Run], workers: int, again: bool = False) -> list[Run]:
                     say(f"{run.name}: {run.last_words(1)}")
             time.sleep(POLL_S)
     except KeyboardInterrupt:
-        interrupt({run: process for run, (process, _) in running.items()})
+        interrupt({run: started.process for run, started in running.items()})
         raise
     return bad
 

@@ -11,7 +11,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from _rows import BASELINES, DATASETS, LOSSES, REFIT, ROTARY, SPLITS
+from _markdown import markdown, number
+from _report_search import search_part
+from _rows import BASELINES, DATASETS, LOSSES, REFIT, ROTARY, SEARCH_DATASETS, SPLITS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 COLUMNS = ("HR@10", "NDCG@10", "HR@50", "NDCG@50", "MRR@50", "Coverage@10")
@@ -62,7 +64,8 @@ def report(results: Path) -> str:
         "catalogue is ranked and items of the history are left out. Mean ± standard deviation over seeds; times are "
         "those of one run (training, validation and evaluation) on one thread.",
     ]
-    for dataset in [*DATASETS, *sorted({row["dataset"] for row in rows} - set(DATASETS))]:
+    declared = (*DATASETS, *SEARCH_DATASETS)
+    for dataset in [*declared, *sorted({row["dataset"] for row in rows} - set(declared))]:
         of_dataset = [row for row in rows if row["dataset"] == dataset]
         if of_dataset:
             parts += [f"## {dataset}", *_dataset(dataset, of_dataset)]
@@ -83,6 +86,9 @@ def _dataset(dataset: str, rows: list[Content]) -> list[str]:
         if not table:
             continue
         parts += [f"### {dataset}, {protocol}", MEANING.get(protocol, "")]
+        if any("requests" in row for row in table):
+            parts += search_part(dataset, table)
+            continue
         if main:
             parts += [_models(main), *filter(None, map(_comparison, main))]
         if protocol == REFIT and dataset in PUBLISHED:
@@ -109,9 +115,8 @@ def _models(rows: Sequence[Content], ordered: bool = False) -> str:
     for row in rows:
         cells = [f"{row['model']} (baseline)" if row["model"] in BASELINES else row["model"]]
         for name in COLUMNS:
-            metric, bold = row["metrics"].get(name), "**" if len(rows) > 1 and _mean(row, name) == best[name] else ""
-            spread = f" ± {metric['sd']:.4f}" if metric and metric["sd"] is not None else ""
-            cells.append(f"{bold}{metric['mean']:.4f}{bold}{spread}" if metric else "")
+            bold = len(rows) > 1 and _mean(row, name) == best[name]
+            cells.append(number(row["metrics"].get(name), bold))
         seeds = ", ".join(map(str, row["seeds"]))
         lines.append([*cells, seeds, f"{row['wall_s']:,.1f}", f"{row['peak_rss_mib']:,.0f}"])
     return markdown(["model", *COLUMNS, "seeds", "wall s", "peak MiB"], lines)
@@ -197,12 +202,6 @@ def _provenance(rows: Sequence[Content], benchmarks: dict[str, Content]) -> Iter
 
 def _machine(content: Content) -> Content | None:
     return content.get("machine") or content.get("settings", {}).get("machine")
-
-
-def markdown(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
-    """A table."""
-    rule = ["---"] * len(head)
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in [list(head), rule, *map(list, lines)])
 
 
 if __name__ == "__main__":

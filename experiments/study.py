@@ -52,17 +52,18 @@ def publish(
     rows: Iterable[Row], root: Path, extra: tuple[tuple[str, Any], ...], seeds: Iterable[int], results: Path
 ) -> None:
     """Writes a JSON for each row whose runs are all done, in every table (data set and protocol) of the given rows."""
-    from _results import beside_baselines, gather, write
+    from _comparisons import Finished, with_comparisons
+    from _results import gather, over_runs, write
 
     for dataset, protocol in sorted({(row.dataset, row.protocol) for row in rows}):
-        done: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+        done: dict[str, Finished] = {}
         for row in selected(dataset, protocol):
             runs = [Run(row, seed, root, extra) for seed in row.seeds if seed in seeds]
             if runs and all(run.state() == "done" for run in runs):
-                done[row.model] = gather(row, runs), runs
-        baselines = {model: both for model, both in done.items() if both[1][0].row.is_baseline}
-        for content, runs in done.values():
-            say(f"wrote {write(beside_baselines(content, runs, baselines), results).relative_to(ROOT)}")
+                judgements = over_runs(runs)
+                done[row.model] = Finished(row, gather(row, runs, judgements), judgements)
+        for content in with_comparisons(done):
+            say(f"wrote {write(content, results).relative_to(ROOT)}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -12,7 +13,7 @@ from itertools import pairwise
 import pytest
 import torch
 from _rows import REFIT, STRICT, Row
-from _runs import Run, best_epochs, drive, is_finished, with_first
+from _runs import Run, best_epochs, drive, environment, is_finished, with_first
 
 PROGRAM = """
 import json, pathlib, sys, time
@@ -103,6 +104,100 @@ def test_ctrl_c_reaches_the_processes_and_the_next_call_resumes(tmp_path):
     assert run.state() == "interrupted"
     assert drive([run], workers=1) == []
     assert starts(run) == ["started", "resumed"]
+
+
+SEARCH_PROGRAM = """
+import json, pathlib, sys
+folder, step, behaviour = pathlib.Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+folder.mkdir(parents=True, exist_ok=True)
+with open(folder.parent / "starts", "a") as starts:
+    starts.write(step + "\\n")
+if step == "fit":
+    for task in ("search", "recommendation"):
+        (folder / "evaluation" / f"Net.{task}").mkdir(parents=True)
+    (folder / "run.json").write_text(json.dumps({"status": "finished", "model": "Net"}))
+elif behaviour == "fails once" and not (folder / "candidates").exists():
+    (folder / "candidates" / "Net.search.candidates_99").mkdir(parents=True)
+    sys.exit("killed")
+elif behaviour != "does nothing":
+    for number in (99, 999):
+        (folder / "candidates" / f"Net.search.candidates_{number}").mkdir(parents=True, exist_ok=True)
+"""
+
+
+@dataclass(frozen=True)
+class FakeSearch(Fake):
+    def command(self, resume):
+        return [sys.executable, "-c", SEARCH_PROGRAM, str(self.folder), self.step, self.behaviour]
+
+
+def fake_search(tmp_path, tasks=("search",), **more) -> FakeSearch:
+    return FakeSearch(Row("search_beauty", STRICT, "net", tasks=tasks), 0, tmp_path, **more)
+
+
+def test_on_a_search_log_candidates_are_ranked_after_the_training(tmp_path):
+    run = fake_search(tmp_path)
+    assert run.state() == "new"
+    assert drive([run], workers=1) == []
+    assert run.state() == "done"
+    assert drive([run], workers=1) == []
+    assert starts(run) == ["fit", "rank"]
+
+
+def test_a_ranking_that_broke_off_goes_on_without_another_training(tmp_path):
+    run = fake_search(tmp_path, behaviour="fails once")
+    assert drive([run], workers=1) == [run]
+    assert run.state() == "interrupted"
+    assert drive([run], workers=1) == []
+    assert starts(run) == ["fit", "rank", "rank"]
+
+
+def test_a_ranking_that_leaves_something_out_is_no_success(tmp_path):
+    for number, run in enumerate(
+        (fake_search(tmp_path / "a", behaviour="does nothing"), fake_search(tmp_path / "b", tasks=()))
+    ):
+        assert drive([run], workers=1) == [run], number
+        assert starts(run) == ["fit", "rank"]
+
+
+def test_a_training_whose_recipe_has_changed_meanwhile_is_not_thrown_away(tmp_path, capsys):
+    """Between the two steps of a run, its fingerprint becomes another."""
+
+    @dataclass(frozen=True)
+    class Edited(FakeSearch):
+        def fingerprint(self):
+            return "new" if is_finished(self.folder) else "old"
+
+    run = Edited(fake_search(tmp_path).row, 0, tmp_path)
+    assert drive([run], workers=1) == [run]
+    assert run.state() == "changed"
+    assert "has changed meanwhile" in capsys.readouterr().out
+    assert starts(run) == ["fit"]
+    assert is_finished(run.folder)
+
+
+def test_the_second_step_names_the_tasks_of_the_row_and_baselines_have_none(tmp_path):
+    run = Run(fake_search(tmp_path).row, 0, tmp_path)
+    assert run.step == "fit" and "fit" in run.command(resume=False)
+    (run.folder / "evaluation" / "Net.search").mkdir(parents=True)
+    (run.folder / "run.json").write_text(json.dumps({"status": "finished", "model": "Net"}))
+    words = run.command(resume=True)
+    assert words[1:] == ["experiments/_ranking.py", "--folder", str(run.folder), "--tasks", "search"]
+    assert Run(Row("amazon_beauty", STRICT, "net"), 0, tmp_path).step == "fit"
+    for row in (Row("search_beauty", STRICT, "lexical_bm25"), Row("amazon_beauty", STRICT, "net")):
+        other = Run(row, 0, tmp_path)
+        other.folder.mkdir(parents=True)
+        (other.folder / "run.json").write_text(json.dumps({"status": "finished", "model": "Net"}))
+        assert other.step is None
+
+
+def test_classes_of_the_study_can_be_imported_in_its_processes(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "elsewhere")
+    path = environment()["PYTHONPATH"].split(os.pathsep)
+    assert path[-1] == "elsewhere"
+    code = "import _controls, sys; print(_controls.QueryOnly.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "_controls"
 
 
 def test_best_epochs_counts_from_one_and_wants_a_finished_run(tmp_path):

@@ -1,0 +1,107 @@
+"""Paired comparisons of the rows of a table: with the strongest baseline, and with the rows that they name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from _results import Judgement
+from _rows import BASELINES, SEARCH_BASELINES, Row
+
+from recsys.evaluation.intervals import compare
+from recsys.evaluation.result import RULES
+
+COMPARED = ("AUC", "HR@10", "NDCG@10", "HR@50", "NDCG@50", "MRR@50")
+CHOSEN_BY = "NDCG@10"
+Pair = tuple[str, str]
+"""Names of the row that is compared, and of the one that it is compared with."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A row whose runs are finished.
+
+    Attributes:
+        row: the row.
+        content: of its JSON.
+        judgements: label -> one for each run.
+    """
+
+    row: Row
+    content: dict[str, Any]
+    judgements: Mapping[str, Sequence[Judgement]]
+
+
+def with_comparisons(table: Mapping[str, Finished]) -> list[dict[str, Any]]:
+    """The JSON of each row with its comparisons: paired bootstraps over the test users, means over the seeds first.
+
+    | key | of | compares with |
+    | --- | --- | --- |
+    | `comparison` | a row without tasks | the strongest baseline |
+    | `baseline_comparisons` | a row with tasks, by label | the strongest baseline of the task |
+    | `comparisons` | any row, by the other's name and by label | the rows that it is declared to stand `against` |
+
+    Args:
+        table: the finished rows of one data set and protocol, by name.
+    """
+    baselines_run = [name for name in BASELINES | SEARCH_BASELINES if name in table]
+    contents = {name: finished.content | {"baselines_run": baselines_run} for name, finished in table.items()}
+    for label in sorted({label for finished in table.values() for label in finished.judgements}):
+        having = [name for name in table if _of(table[name], label)]
+        best = _strongest([table[name] for name in having if table[name].row.is_baseline], label)
+        beside = [(name, best) for name in having if best and not table[name].row.is_baseline]
+        against = [(name, other) for name in having for other in table[name].row.against if other in having]
+        found = _compared(table, label, list(dict.fromkeys(beside + against)))
+        for name, other in beside:
+            comparison = {"with": other, "metrics": found[name, other]}
+            if label:
+                contents[name].setdefault("baseline_comparisons", {})[label] = comparison
+            else:
+                contents[name]["comparison"] = comparison
+        for name, other in against:
+            contents[name].setdefault("comparisons", {}).setdefault(other, {})[label] = found[name, other]
+    return list(contents.values())
+
+
+def _of(finished: Finished, label: str) -> Sequence[Judgement]:
+    """The judgements of a row by a label; a baseline has one list for both stages, that of its retrieval."""
+    plain = label.removesuffix("/ranked") if finished.row.is_baseline else label
+    return finished.judgements.get(plain, ())
+
+
+def _strongest(baselines: Sequence[Finished], label: str) -> str | None:
+    """The name of the best baseline."""
+    means = {b.row.model: np.mean([j.means[CHOSEN_BY] for j in _of(b, label)]) for b in baselines}
+    return max(means, key=means.__getitem__, default=None)
+
+
+def _compared(table: Mapping[str, Finished], label: str, pairs: Sequence[Pair]) -> dict[Pair, dict[str, Any]]:
+    """The comparisons of pairs of rows by a label, by pair and metric.
+
+    A search log has so many pairs that they share the draws of the bootstrap. A row without tasks has draws of its own:
+    its numbers do not change with the rows beside it.
+    """
+    if not label and len(pairs) > 1:
+        return {pair: found for alone in pairs for pair, found in _compared(table, label, [alone]).items()}
+    first, second = {}, {}
+    for number, (name, other) in enumerate(pairs):
+        ours, theirs = _of(table[name], label), _of(table[other], label)
+        _check_alike(ours[0], theirs[0], f"{name} and {other}, {label or 'all requests'}")
+        for metric in COMPARED:
+            if metric in ours[0].metrics:
+                first[f"{number}/{metric}"] = np.mean([judgement.metrics[metric] for judgement in theirs], axis=0)
+                second[f"{number}/{metric}"] = np.mean([judgement.metrics[metric] for judgement in ours], axis=0)
+    found = compare(first, second, users=ours[0].users) if pairs else {}
+    return {
+        pair: {m: asdict(found[f"{number}/{m}"]) for m in COMPARED if f"{number}/{m}" in found}
+        for number, pair in enumerate(pairs)
+    }
+
+
+def _check_alike(ours: Judgement, theirs: Judgement, what: str) -> None:
+    """Refuses to pair what was judged otherwise."""
+    other = [rule for rule in RULES if ours.facts.get(rule) != theirs.facts.get(rule)]
+    if other or not np.array_equal(ours.users, theirs.users):
+        raise ValueError(f"{what}: judged by other {', '.join(other) or 'users'}; repeat the older one with `--again`")
