@@ -120,11 +120,14 @@ class Run:
         return words + _flags(self.settings() | fixed | ({"job.resume": True} if resume else {}))
 
     def fingerprint(self) -> str:
-        """Changes with the settings of the row and with the recipe, not with comments in it."""
-        recipe: Any = None
-        if not self.row.is_baseline:
-            recipe = yaml.safe_load((ROOT / "experiments" / f"{self.row.dataset}.yaml").read_text(encoding="utf-8"))
-        return hashlib.sha256(json.dumps([recipe, self.settings()], sort_keys=True).encode()).hexdigest()
+        """Changes with the settings of the row and with the recipe, not with comments in it.
+
+        On a search log it changes with the schema too, which says how queries and texts are read.
+        """
+        name = f"{self.row.dataset}.yaml"
+        recipe = None if self.row.is_baseline else _plain(ROOT / "experiments" / name)
+        parts = [recipe, self.settings(), *([_plain(ROOT / "features" / name)] if self.row.searches else [])]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def state(self) -> State:
         """Whether there is anything to do."""
@@ -165,6 +168,10 @@ class Run:
         if not self.log.exists():
             return "(it printed nothing)"
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+
+
+def _plain(path: Path) -> Any:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _flags(settings: Mapping[str, Any]) -> list[str]:

@@ -191,6 +191,39 @@ def test_the_second_step_names_the_tasks_of_the_row_and_baselines_have_none(tmp_
         assert other.step is None
 
 
+def test_a_run_is_another_with_another_recipe_or_on_a_search_log_another_schema(tmp_path, monkeypatch):
+    for folder in ("experiments", "features"):
+        (tmp_path / folder).mkdir()
+    monkeypatch.setattr("_runs.ROOT", tmp_path)
+
+    def prints(recipe: str, schema: str) -> list[str]:
+        for dataset in ("search_beauty", "amazon_beauty"):
+            (tmp_path / "experiments" / f"{dataset}.yaml").write_text(recipe)
+            (tmp_path / "features" / f"{dataset}.yaml").write_text(schema)
+        rows = (
+            ("search_beauty", "net"),
+            ("search_beauty", "bm25"),
+            ("amazon_beauty", "net"),
+            ("amazon_beauty", "bm25"),
+        )
+        return [Run(Row(dataset, STRICT, model), 0, tmp_path).fingerprint() for dataset, model in rows]
+
+    first = prints("width: 64", "pooling: mean")
+    assert prints("width: 64  # wide enough", "pooling: mean") == first
+    assert [a == b for a, b in zip(first, prints("width: 8", "pooling: mean"), strict=True)] == [
+        False,
+        True,
+        False,
+        True,
+    ]
+    assert [a == b for a, b in zip(first, prints("width: 64", "pooling: sum"), strict=True)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+
+
 def test_classes_of_the_study_can_be_imported_in_its_processes(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "elsewhere")
     path = environment()["PYTHONPATH"].split(os.pathsep)
