@@ -25,6 +25,7 @@ from recsys.features.jagged import offsets_of
 from recsys.features.splits import Ids, Split
 from recsys.models.recommender import Recommender, VectorRecommender
 from recsys.retrieval.reranking import candidate_scores
+from recsys.retrieval.threads import in_threads
 from recsys.retrieval.topk import BUDGET_BYTES, Jagged
 
 _SCORED = 2**16
@@ -233,10 +234,14 @@ def _scores(
         size = max(1, min(size, BUDGET_BYTES // (4 * (model.n_items + 1))))
     scores = np.empty(items.shape, dtype=np.float32)
     device = device_of(model)
+
+    def score(rows: NDArray[np.int64]) -> None:
+        candidates = torch.from_numpy(items[rows].astype(np.int64)).to(device)
+        batch = asked.batch(split.log, rows, max_length, device)
+        scores[rows] = candidate_scores(model, batch, candidates).float().cpu().numpy()
+
     with evaluation_mode(model):
-        for rows, batch in asked.batches(split.log, max_length, size, device):
-            candidates = torch.from_numpy(items[rows].astype(np.int64)).to(device)
-            scores[rows] = candidate_scores(model, batch, candidates).float().cpu().numpy()
+        in_threads(score, asked.blocks(size), torch.get_num_threads() if device.type == "cpu" else 1)
     return scores
 
 

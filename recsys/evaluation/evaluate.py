@@ -18,6 +18,7 @@ from recsys.evaluation.tasks import Part, Requests, Task, requests
 from recsys.features.splits import Split
 from recsys.models.recommender import Recommender, VectorRecommender
 from recsys.retrieval.reranking import reranked
+from recsys.retrieval.threads import in_threads
 from recsys.retrieval.topk import BUDGET_BYTES, Jagged, Ranker
 
 
@@ -125,9 +126,13 @@ def _rank(
     """`[U, top]` lists."""
     if not isinstance(model, VectorRecommender):
         batch_users = max(1, min(batch_users, BUDGET_BYTES // (4 * (model.n_items + 1))))
-    ranker = Ranker(model, tie_seed=tie_seed)
+    device = device_of(model)
+    threads = torch.get_num_threads() if device.type == "cpu" else 1
+    ranker = Ranker(model, tie_seed=tie_seed, budget=BUDGET_BYTES // threads)
     ranked = np.empty((len(asked), top), dtype=np.int32)
-    for rows, batch in asked.batches(split.log, max_length, batch_users, device_of(model)):
+
+    def rank(rows: NDArray[np.int64]) -> None:
+        batch = asked.batch(split.log, rows, max_length, device)
         seen = None
         if filter_seen:
             known = asked.history_items(split.log, rows)
@@ -136,4 +141,7 @@ def _rank(
         if rerank is not None:
             found = reranked(model, batch, found, top)
         ranked[rows] = found.items.cpu().numpy()
+
+    ranker.prepare(device)
+    in_threads(rank, asked.blocks(batch_users), threads)
     return ranked

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -60,27 +59,26 @@ class Requests:
         events = self.targets.gather(rows)
         return JaggedColumn(log.item_id[events.values].astype(np.int64), events.offsets)
 
-    def batches(
-        self, log: EventLog, max_length: int | None, size: int, device: torch.device
-    ) -> Iterator[tuple[NDArray[np.int64], SequenceBatch]]:
-        """Row numbers and their histories, with the time and the query of the request.
-
-        Rows come in order of history length, so that little is padded.
-        """
+    def blocks(self, size: int) -> list[NDArray[np.int64]]:
+        """Row numbers, `size` at a time, in order of history length, so that little is padded."""
         order = np.argsort(self.history_length, kind="stable")
-        for first in range(0, len(order), size):
-            rows = order[first : first + size]
-            batch = histories(
-                log,
-                self.users[rows],
-                self.history_start[rows],
-                self.history_end[rows],
-                max_length,
-                request_query=None if self.query is None else self.query[rows],
-            )
-            at = self.targets.values[self.targets.offsets[rows]]
-            request = torch.from_numpy(np.asarray(log.timestamp[at], dtype=np.int64))
-            yield rows, replace(batch, request_timestamp=request).to(device)
+        return [order[first : first + size] for first in range(0, len(order), size)]
+
+    def batch(
+        self, log: EventLog, rows: NDArray[np.int64], max_length: int | None, device: torch.device
+    ) -> SequenceBatch:
+        """The histories of `rows`, with the time and the query of the request."""
+        made = histories(
+            log,
+            self.users[rows],
+            self.history_start[rows],
+            self.history_end[rows],
+            max_length,
+            request_query=None if self.query is None else self.query[rows],
+        )
+        at = self.targets.values[self.targets.offsets[rows]]
+        request = torch.from_numpy(np.asarray(log.timestamp[at], dtype=np.int64))
+        return replace(made, request_timestamp=request).to(device)
 
 
 def requests(split: Split, which: Part = "test", task: Task | None = None) -> Requests:

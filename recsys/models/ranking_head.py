@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
 INITIAL_WEIGHT = 0.02
 """Of the retrieval score: above zero, so that it decides before anything is learned."""
 
@@ -14,8 +13,8 @@ INITIAL_WEIGHT = 0.02
 class RankingHead(nn.Module):
     """A two-layer network, plus the retrieval score times a learned weight.
 
-    The network starts at zero and the weight small: candidates begin in the order of retrieval, at logits near zero, and
-    the head learns where that order is wrong instead of learning it again.
+    The network starts at zero and the weight small: candidates begin in the order of retrieval, at logits near zero,
+    and the head learns where that order is wrong instead of learning it again.
 
     Args:
         width: model width.

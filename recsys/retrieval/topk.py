@@ -7,8 +7,6 @@ does not depend on what `torch.topk` does with equal values, on the block sizes 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +15,7 @@ from torch import Tensor
 
 from recsys.features.batch import SequenceBatch
 from recsys.models.recommender import Recommender, VectorRecommender
+from recsys.retrieval.threads import in_threads
 
 BUDGET_BYTES = 64 * 2**20
 """Default size of the block of scores held at a time (work buffers beside it are smaller): users x items x 4 bytes."""
@@ -136,8 +135,12 @@ class Ranker:
         self._columns: Tensor | None = None
         self._vectors: Tensor | None = None
 
-    def _prepare(self, device: torch.device) -> None:
-        """Lays the items out, on the device of the model, in the columns of the blocks."""
+    @torch.no_grad()
+    def prepare(self, device: torch.device) -> None:
+        """Lays the items out, on the device of the model, in the columns of the blocks; a call does it when needed.
+
+        Do it before several threads rank with one ranker.
+        """
         if self._columns is not None and self._columns.device == device:
             return
         self._order, self._rank = self._order.to(device), self._rank.to(device)
@@ -167,7 +170,7 @@ class Ranker:
         else:
             source = self.model.scores(batch)
         rows, device = source.shape[0], source.device
-        self._prepare(device)
+        self.prepare(device)
         removed = [self._ranks(ids, rows, device) for ids in (seen, deny) if ids is not None]
         allowed = self._ranks(allow, rows, device) if allow is not None else None
         keys = torch.full((rows, k), _NOTHING, dtype=torch.int64, device=device)
@@ -177,23 +180,22 @@ class Ranker:
         tops = range(0, rows if self._n else 0, height)
 
         @torch.no_grad()
-        def rank(tops: range) -> None:
-            buffer = torch.empty(height, self._width, device=device)
-            for top in tops:
-                bottom = min(top + height, rows)
-                for block in range(self._blocks):
-                    scores = self._scores(source[top:bottom], block, buffer[: bottom - top])
-                    _check_finite(scores)
-                    if allowed is not None:
-                        at = self._inside(allowed, top, bottom, block)
-                        kept = scores.view(-1)[at]
-                        scores.fill_(-torch.inf).view(-1)[at] = kept
-                    for ids in removed:
-                        scores.view(-1)[self._inside(ids, top, bottom, block)] = -torch.inf
-                    self._hide_padding(scores, block)
-                    keys[top:bottom] = _largest(torch.cat([keys[top:bottom], self._best(scores, block, k)], 1), k)
+        def rank(top: int) -> None:
+            bottom = min(top + height, rows)
+            buffer = torch.empty(bottom - top, self._width, device=device)
+            for block in range(self._blocks):
+                scores = self._scores(source[top:bottom], block, buffer)
+                _check_finite(scores)
+                if allowed is not None:
+                    at = self._inside(allowed, top, bottom, block)
+                    kept = scores.view(-1)[at]
+                    scores.fill_(-torch.inf).view(-1)[at] = kept
+                for ids in removed:
+                    scores.view(-1)[self._inside(ids, top, bottom, block)] = -torch.inf
+                self._hide_padding(scores, block)
+                keys[top:bottom] = _largest(torch.cat([keys[top:bottom], self._best(scores, block, k)], 1), k)
 
-        _in_threads(rank, [tops[share::threads] for share in range(threads)])
+        in_threads(rank, tops, threads)
         return self._decode(keys)
 
     def _scores(self, source: Tensor, block: int, out: Tensor) -> Tensor:
@@ -223,11 +225,14 @@ class Ranker:
         group = torch.arange(self._groups, device=scores.device).expand(1, -1)
         if k < self._groups:
             maxima = scores.view(rows, _GROUP, self._groups).amax(1)
-            group = _LOW - (_largest(_keys(maxima, group), k) & _LOW)
+            found = _columns_of_largest(maxima, k)
+            group = _LOW - (_largest(_keys(maxima, group), k) & _LOW) if found is None else found
         member = torch.arange(_GROUP, device=scores.device)[:, None]
         column = (group[:, None] + member * self._groups).flatten(1).expand(rows, -1)
-        rank = (group[:, None] * _GROUP + (member + block * self._width)).flatten(1)
-        return _keys(scores.gather(1, column), rank)
+        rank = (group[:, None] * _GROUP + (member + block * self._width)).flatten(1).expand(rows, -1)
+        best = scores.gather(1, column)
+        found = _columns_of_largest(best, k) if best.shape[1] > k else None
+        return _keys(best, rank) if found is None else _keys(best.gather(1, found), rank.gather(1, found))
 
     def _inside(self, ids: Jagged, top: int, bottom: int, block: int) -> Tensor:
         """Flat positions of jagged ranks in the scores of the users top..bottom and one block of items."""
@@ -253,22 +258,6 @@ class Ranker:
         return TopK(items.masked_fill(none, 0), scores)
 
 
-def _in_threads(work: Callable[[range], None], shares: Sequence[range]) -> None:
-    """Does each share in a thread of its own, where torch uses one thread.
-
-    A block passes through twenty small operations. Splitting each of them over threads, with a barrier after it, is
-    no faster on idle cores and many times slower on busy ones.
-    """
-    if len(shares) == 1:
-        work(shares[0])
-        return
-    try:
-        with ThreadPoolExecutor(len(shares), initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(pool.map(work, shares))
-    finally:
-        torch.set_num_threads(len(shares))  # threads started later take their number from the last call
-
-
 def _checked(ids: Tensor, n_items: int) -> Tensor:
     if ids.numel() and (int(ids.min()) < 0 or int(ids.max()) > n_items):
         raise ValueError(f"item ids must lie in 0..{n_items}, found {int(ids.min())}..{int(ids.max())}")
@@ -292,6 +281,22 @@ def _keys(scores: Tensor, ranks: Tensor) -> Tensor:
 
 _NOTHING = int(_keys(torch.tensor(-torch.inf), torch.tensor(_LOW)))
 """The lowest key there is: no item."""
+
+
+def _columns_of_largest(values: Tensor, k: int) -> Tensor | None:
+    """`[B, k]` columns of the k largest of each row, ascending, for `values` `[B, n]` with n > k.
+
+    None where equal values leave a choice (keys then decide), and away from the CPU: there a comparison of floats is no
+    faster than one of keys.
+    """
+    if values.device.type != "cpu":
+        return None
+    array = values.numpy()
+    least = np.partition(array, array.shape[1] - k, axis=1)[:, -k]
+    chosen = np.flatnonzero(array >= least[:, None])
+    if len(chosen) != k * len(array):
+        return None
+    return torch.from_numpy(chosen.reshape(-1, k) % array.shape[1])
 
 
 def _largest(keys: Tensor, k: int) -> Tensor:

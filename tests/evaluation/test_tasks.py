@@ -63,7 +63,9 @@ def test_batches_carry_history_time_and_query_of_their_rows(search_log: EventLog
     split = GlobalTime(0.4, 0.2)(search_log)
     asked = requests(split, "test", "search")
     log, met, longest = search_log, [], 0
-    for rows, batch in asked.batches(log, max_length=4, size=7, device=torch.device("cpu")):
+    cpu = torch.device("cpu")
+    for rows in asked.blocks(7):
+        batch = asked.batch(log, rows, 4, cpu)
         assert batch.request_timestamp is not None and batch.request_query is not None and batch.queries is not None
         assert len(rows) <= 7 and asked.history_length[rows].min() >= longest
         longest = asked.history_length[rows].max()
@@ -80,7 +82,7 @@ def test_batches_carry_history_time_and_query_of_their_rows(search_log: EventLog
             assert values[offsets[at] : offsets[at + 1]].tolist() == words.tolist()
         met += rows.tolist()
     assert sorted(met) == list(range(len(asked)))
-    bare = next(iter(requests(split, "test", "recommendation").batches(log, 4, 7, torch.device("cpu"))))[1]
+    bare = requests(split, "test", "recommendation").batch(log, np.arange(2), 4, cpu)
     assert bare.request_query is None
 
 
