@@ -18,8 +18,9 @@ ifneq ($(RECSYS_DATA),)
 export RECSYS_DATA
 endif
 
-# Users of MovieLens-100K whose recommendations `make demo` shows.
-DEMO_USERS ?= 13 196 405 655 880
+# Users of MovieLens-100K whose recommendations `make demo` shows, and what the first of them then searches for.
+DEMO_USERS ?= 196 13 405 655 880
+DEMO_QUERY ?= comedy romance
 
 .PHONY: help venv demo test lint docs bench clean lock
 
@@ -37,10 +38,12 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: $(STAMP) ## train, evaluate and recommend on MovieLens-100K
+demo: $(STAMP) ## train, evaluate, recommend and search on MovieLens-100K
+	$(BIN)/python experiments/search_logs.py search_movielens
 	run=runs/demo-$$(date +%Y%m%d-%H%M%S); \
-	$(BIN)/recsys fit --config movielens_100k --job.folder $$run; \
-	$(BIN)/recsys recommend $$run --user $(DEMO_USERS) --k 5
+	$(BIN)/recsys fit --config search_movielens --job.folder $$run; \
+	$(BIN)/recsys recommend $$run --user $(DEMO_USERS) --k 5; \
+	$(BIN)/recsys recommend $$run --user $(firstword $(DEMO_USERS)) --query "$(DEMO_QUERY)" --k 5
 
 test: $(STAMP) ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
