@@ -68,6 +68,27 @@ class SelfAttention(nn.Module):
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=allowed, is_causal=mask is None)
         return self.out(mixed.transpose(1, 2).flatten(-2)), Cache(k, v)
 
+    def last(self, x: Tensor, multiplier: Tensor, lengths: Tensor) -> Tensor:
+        """What `forward` gives for the last token of each sequence, causally, and for no other.
+
+        Args:
+            x: `[B, L, width]`, right-padded.
+            multiplier: as in `forward`.
+            lengths: `[B]` int64, at least 1.
+
+        Returns:
+            `[B, width]`.
+        """
+        rows, place = torch.arange(len(lengths), device=x.device), lengths - 1
+        of_q, of_kv = self.qkv.weight.split([x.shape[-1], 2 * x.shape[-1]])
+        k, v = F.linear(x, of_kv).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        q = F.linear(x[rows, place], of_q).view(len(lengths), self.heads, 1, -1)
+        q = rotate(q, multiplier.expand(len(lengths), -1, -1, -1)[rows, :, place].unsqueeze(2))
+        visible = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(-1)
+        mixed = F.scaled_dot_product_attention(q, rotate(k, multiplier), v, attn_mask=visible[:, None, None])
+        out: Tensor = self.out(mixed.flatten(1))
+        return out
+
     def slots(self, x: Tensor, multiplier: Tensor, places: Places, cache: Cache) -> Tensor:
         """Attends from each slot to the visible context and to the slot itself.
 
@@ -125,6 +146,11 @@ class Block(nn.Module):
         mixed, cache = self.attention(self.attention_norm(x), multiplier, mask)
         return self._add(x, mixed), cache
 
+    def last(self, x: Tensor, multiplier: Tensor, lengths: Tensor) -> Tensor:
+        """`[B, L, width]` to `[B, width]`, the last token of each sequence."""
+        at = torch.arange(len(lengths), device=x.device), lengths - 1
+        return self._add(x[at], self.attention.last(self.attention_norm(x), multiplier, lengths))
+
     def slots(self, x: Tensor, multiplier: Tensor, places: Places, cache: Cache) -> Tensor:
         """`[S, width]` to `[S, width]`."""
         return self._add(x, self.attention.slots(self.attention_norm(x), multiplier, places, cache))
@@ -179,6 +205,25 @@ class Decoder(nn.Module):
             x, cache = block(x, multiplier, mask)
             caches.append(cache)
         return self.norm(x), caches
+
+    def last(self, x: Tensor, multiplier: Tensor, lengths: Tensor) -> Tensor:
+        """The state of the last token of each sequence, as `forward` has it; the last block computes no other.
+
+        Args:
+            x: `[B, L, width]` token inputs, right-padded.
+            multiplier: complex64 rotation, as in `SelfAttention`.
+            lengths: `[B]` int64; a sequence without tokens counts as one of a single one.
+
+        Returns:
+            `[B, width]`.
+        """
+        x = self.dropout(self.input_norm(x))
+        *blocks, top = self.blocks
+        for block in blocks:
+            x, _ = block(x, multiplier)
+        assert isinstance(top, Block)
+        out: Tensor = self.norm(top.last(x, multiplier, lengths.clamp(min=1)))
+        return out
 
     def slots(self, x: Tensor, multiplier: Tensor, places: Places, caches: list[Cache]) -> Tensor:
         """Encodes slots over a context that `forward` has encoded.

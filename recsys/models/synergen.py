@@ -46,6 +46,15 @@ class Context(NamedTuple):
     queries: Tensor | None
 
 
+class _Inputs(NamedTuple):
+    """Padded token inputs `[B, N, width]`, flat places of the events `[T]`, rotations, and newest times `[B]`."""
+
+    x: Tensor
+    at: Tensor
+    multiplier: Tensor
+    newest: Tensor
+
+
 class SynerGen(SequenceNetwork):
     """Decoder over context tokens, and over slots that ask what comes next or what a candidate is worth.
 
@@ -133,23 +142,31 @@ class SynerGen(SequenceNetwork):
         Returns:
             The context, and the item vectors of the candidates `[M, width]`.
         """
+        items, vectors, queries = self._look_up(batch, candidates)
+        return self._context(batch, items, queries), vectors
+
+    def _look_up(self, batch: SequenceBatch, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Vectors of the events `[T, width]`, of the candidates `[M, width]`, and of the queries `[Q + 1, width]`."""
         distinct, place = torch.unique(torch.cat([batch.item_id, candidates]), return_inverse=True)
         if not distinct.numel():  # TorchRec refuses to look nothing up
             distinct = batch.user_id.new_zeros(1)
         vectors, queries = self.items.with_queries(distinct, batch.queries if self.searches else None)
         events, wanted = place.split([batch.item_id.shape[0], candidates.shape[0]])
-        return self._context(batch, vectors[events], queries), vectors[wanted]
+        return vectors[events], vectors[wanted], queries
 
-    def _context(self, batch: SequenceBatch, items: Tensor, queries: Tensor) -> Context:
-        asked = self.tokens.encode_queries(queries) if len(queries) else None
+    def _inputs(self, batch: SequenceBatch, items: Tensor, queries: Tensor | None) -> _Inputs:
+        """What goes into the decoder."""
         action = batch.features["action"].values() if self.tokens.action is not None else None
-        inputs = self.tokens.context(items, action, asked, batch.query)
         lengths = batch.lengths.long()
-        x, at = pad(inputs, lengths)
+        x, at = pad(self.tokens.context(items, action, queries, batch.query), lengths)
         times, _ = pad(batch.timestamp, lengths)
         newest = times.gather(1, (lengths - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
         index = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
-        multiplier = self.rotary.multiplier(index, times, newest, self.heads, self.head_dim)
+        return _Inputs(x, at, self.rotary.multiplier(index, times, newest, self.heads, self.head_dim), newest)
+
+    def _context(self, batch: SequenceBatch, items: Tensor, queries: Tensor) -> Context:
+        asked = self.tokens.encode_queries(queries) if len(queries) else None
+        x, at, multiplier, newest = self._inputs(batch, items, asked)
         states, caches = self.decoder(x, multiplier)
         return Context(states.flatten(0, 1)[at], caches, batch.offsets.long(), x.shape[1], newest, asked)
 
@@ -223,10 +240,18 @@ class SynerGen(SequenceNetwork):
 
     @torch.no_grad()
     def user_vectors(self, batch: SequenceBatch) -> Tensor:
-        context, _ = self.encode(batch, batch.item_id[:0])
-        slots = self.requests(batch, context)
-        known = ((slots.cutoff > 0) | (slots.query > 0)).unsqueeze(-1)
-        answers = self.match(self.ask(context, slots)).float()
+        known = (batch.lengths > 0).unsqueeze(-1)
+        if self.searches and batch.request_query is not None and bool(batch.request_query.any()):
+            context, _ = self.encode(batch, batch.item_id[:0])
+            slots = self.requests(batch, context)
+            known = known | (slots.query > 0).unsqueeze(-1)
+            states = self.ask(context, slots)
+        else:  # nobody searches: no slot needs the states of the other events
+            items, _, queries = self._look_up(batch, batch.item_id[:0])
+            asked = self.tokens.encode_queries(queries) if len(queries) else None
+            x, _, multiplier, _ = self._inputs(batch, items, asked)
+            states = self.decoder.last(x, multiplier, batch.lengths.long())
+        answers = self.match(states).float()
         return torch.cat([answers * known, (~known).float()], dim=1)
 
     @property

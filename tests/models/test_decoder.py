@@ -1,5 +1,6 @@
 """The decoder's blocks against plain formulas; padding and causality."""
 
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -7,7 +8,7 @@ from torch import nn
 from recsys.models.decoder import Decoder, SelfAttention, pad
 from recsys.models.dropout import Dropout
 from recsys.models.norm import RMSNorm
-from recsys.models.rotary import IndexRotary, SplitByDim
+from recsys.models.rotary import IndexRotary, SplitByDim, SplitByHead
 from recsys.models.tokens import Slots, attention_mask, context_cutoffs
 
 WIDTH, HEADS, LENGTH = 16, 2, 5
@@ -121,6 +122,19 @@ def test_slots_over_a_cache_equal_one_sequence_under_the_mask():
         turn = rotary.multiplier(position, stamps, newest[row : row + 1], HEADS, WIDTH // HEADS)
         mask = attention_mask(torch.cat([context_cutoffs(1, n), torch.tensor([[cutoff]])], dim=1), n)
         torch.testing.assert_close(decoder(sequence, turn, mask)[0][0, -1], ours[slot], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("rotary", [IndexRotary(), SplitByDim(shortest=10.0, longest=1e4), SplitByHead()])
+def test_the_last_state_equals_that_of_the_whole(layers, rotary):
+    torch.manual_seed(0)
+    decoder = Decoder(WIDTH, layers, HEADS).eval()
+    x, lengths = torch.randn(4, LENGTH, WIDTH), torch.tensor([5, 1, 3, 0])
+    times = torch.arange(4 * LENGTH).view(4, LENGTH) * 1000
+    turn = rotary.multiplier(torch.arange(LENGTH).unsqueeze(0), times, times[:, -1], HEADS, WIDTH // HEADS)
+    states, _ = decoder(x, turn)
+    expected = states[torch.arange(4), (lengths - 1).clamp(min=0)]
+    torch.testing.assert_close(decoder.last(x, turn, lengths), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_the_scale_of_the_embeddings_does_not_matter():
