@@ -58,6 +58,7 @@ class ItemEncoder(nn.Module):
         width: the model width.
         side_features: False leaves ids alone.
         queries: encode the query features of the schema too.
+        ids: False knows items by their side features alone, so that one without training events is like any other.
         init_std: standard deviation of the initial embeddings.
     """
 
@@ -69,10 +70,13 @@ class ItemEncoder(nn.Module):
         width: int,
         side_features: bool = True,
         queries: bool = False,
+        ids: bool = True,
         init_std: float = 0.02,
     ):
         super().__init__()
         schema = catalogue.schema
+        if not ids and not (side_features and schema.of("item")):
+            raise ValueError("an item needs its id or side features: `ids: false` asks for features in the schema")
         features = schema.of("item") if side_features else ()
         asked = schema.of("query") if queries else ()
         self.bagged = tuple(feature for feature in features if feature.type not in DENSE)
@@ -81,22 +85,23 @@ class ItemEncoder(nn.Module):
         init = partial(nn.init.normal_, std=init_std)
 
         id_dim = schema.item_table.dim or width
-        self.ids = EmbeddingCollection(
-            tables=[EmbeddingConfig(
-                name="item_id", embedding_dim=id_dim, num_embeddings=catalogue.table_rows["item_id"],
-                feature_names=["item_id"], init_fn=init,
-            )]
+        self.width = width
+        table = EmbeddingConfig(
+            name="item_id", embedding_dim=id_dim, num_embeddings=catalogue.table_rows["item_id"],
+            feature_names=["item_id"], init_fn=init,
         )  # fmt: skip
+        self.ids = EmbeddingCollection(tables=[table]) if ids else None
         in_bags = self.bagged + self.query_texts
         self.bags = EmbeddingBagCollection(tables=_bag_configs(catalogue, in_bags, width, init))
-        for table in (*self.ids.embeddings.values(), *self.bags.embedding_bags.values()):
-            table.sparse = True
+        for held in (self.ids.embeddings if self.ids is not None else {}, self.bags.embedding_bags):
+            for embedding in held.values():
+                embedding.sparse = True
 
         dims = {feature.name: schema.table(feature).dim or width for feature in in_bags}
         self.project = nn.ModuleDict(
             {
                 name: nn.Linear(dim, width, bias=False)
-                for name, dim in ({"item_id": id_dim} | dims).items()
+                for name, dim in (({"item_id": id_dim} if ids else {}) | dims).items()
                 if dim != width
             }
         )
@@ -137,10 +142,13 @@ class ItemEncoder(nn.Module):
             `[n, width]` and `[Q + 1, width]`; row 0 of the latter, "no query", is zero.
         """
         n, rows = ids.shape[0], 0 if queries is None else len(queries)
-        ones = torch.ones_like(ids, dtype=torch.int32)
-        looked_up = self.ids(KeyedJaggedTensor(keys=["item_id"], values=ids, lengths=ones))
-        vectors = self._to_width("item_id", looked_up["item_id"].values())
-        asked = vectors.new_zeros(rows, vectors.shape[1])
+        if self.ids is None:
+            vectors = torch.zeros(n, self.width, device=ids.device)
+        else:
+            ones = torch.ones_like(ids, dtype=torch.int32)
+            looked_up = self.ids(KeyedJaggedTensor(keys=["item_id"], values=ids, lengths=ones))
+            vectors = self._to_width("item_id", looked_up["item_id"].values())
+        asked = vectors.new_zeros(rows, self.width)
         if self.bagged or self.query_texts:
             pooled = self.bags(self._bag_input(ids, queries)).to_dict()
             for feature in self.bagged:

@@ -77,13 +77,15 @@ class SynerGen(SequenceNetwork):
         rotary: where position and time enter.
         similarity: inner product of unit vectors (`cosine`) or of plain ones (`dot`).
         side_features: False uses ids alone.
+        ids: False uses side features alone.
         queries: read the query features of the schema, where it has any; False answers every request without its query.
         ranking: have a ranking head. Train it with `JointObjective`.
         task_tokens: tell context, retrieval and ranking tokens apart by a vector of their own.
         action_values: name of an action -> what it is worth when candidates are ranked; 1 where none is given.
 
     Raises:
-        ValueError: `action_values` names an action that the log does not have, or a value is not above 0.
+        ValueError: `action_values` names an action that the log does not have, or a value is not above 0; or items have
+            neither ids nor side features.
     """
 
     items: ItemEncoder
@@ -100,6 +102,7 @@ class SynerGen(SequenceNetwork):
         rotary: Rotary = SplitByDim(),  # noqa: B008 (frozen)
         similarity: Similarity = "cosine",
         side_features: bool = True,
+        ids: bool = True,
         queries: bool = True,
         ranking: bool = False,
         task_tokens: bool = True,
@@ -115,6 +118,7 @@ class SynerGen(SequenceNetwork):
             "rotary": rotary_config(rotary),
             "similarity": similarity,
             "side_features": side_features,
+            "ids": ids,
             "queries": queries,
             "ranking": ranking,
             "task_tokens": task_tokens,
@@ -124,7 +128,7 @@ class SynerGen(SequenceNetwork):
         self.rotary = rotary
         self.similarity = similarity
         self.searches = queries and bool(catalogue.schema.of("query"))
-        self.items = ItemEncoder(catalogue, width, side_features, self.searches)
+        self.items = ItemEncoder(catalogue, width, side_features, self.searches, ids)
         self.decoder = Decoder(width, layers, heads, hidden_ratio, dropout)
         # Made last: a model without them draws the same initial weights as if they did not exist.
         self.tokens = SlotTokens(catalogue, width, self.searches, ranking, task_tokens)

@@ -51,9 +51,9 @@ def catalogue(plain: Catalogue) -> Catalogue:
     return replace(plain, schema=schema, vectors={"text.v2": vectors(3), "type": vectors(WIDTH)})
 
 
-def encoder(catalogue: Catalogue, side_features: bool = True) -> ItemEncoder:
+def encoder(catalogue: Catalogue, **arguments: bool) -> ItemEncoder:
     torch.manual_seed(0)
-    return ItemEncoder(catalogue, WIDTH, side_features)
+    return ItemEncoder(catalogue, WIDTH, **arguments)
 
 
 def events() -> SequenceBatch:
@@ -84,6 +84,23 @@ def test_without_side_features_vectors_are_left_out(plain: Catalogue, catalogue:
     few, many = encoder(plain, side_features=False), encoder(catalogue, side_features=False)
     assert few.state_dict().keys() == many.state_dict().keys() and torch.equal(few(ids), many(ids))
     assert not list(many.frozen.buffers())
+
+
+def test_without_ids_the_side_features_are_left(catalogue: Catalogue) -> None:
+    """What ids add is the whole difference, and items of the same features are the same."""
+    whole = encoder(catalogue)
+    bare = encoder(catalogue, ids=False)
+    bare.load_state_dict({name: w for name, w in whole.state_dict().items() if not name.startswith("ids.")})
+    ids = torch.tensor([5, 0, 2, 5])
+    with torch.no_grad():
+        table = whole.ids.embeddings["item_id"].weight
+        torch.testing.assert_close(bare(ids) + table[ids], whole(ids))
+    assert not [name for name, _ in bare.named_parameters() if "item_id" in name]
+
+
+def test_an_item_of_nothing_is_refused(catalogue: Catalogue) -> None:
+    with pytest.raises(ValueError, match="needs its id or side features"):
+        encoder(catalogue, side_features=False, ids=False)
 
 
 def test_training_leaves_the_vectors_alone(catalogue: Catalogue) -> None:
