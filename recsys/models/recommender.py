@@ -20,7 +20,8 @@ class Recommender(abc.ABC):
 
     Items are dense ids 1..n_items; id 0 is padding and is never recommended. A user is known by the history in
     the batch; a model without per-user state ignores `batch.user_id`. A user with an empty history must get
-    finite scores (every model here falls back to the popularity of its training data).
+    finite scores (every model here falls back to the popularity of its training data). On a CPU several threads may
+    ask one model at the same time.
 
     Attributes:
         n_items: size of the catalogue, padding excluded.
