@@ -72,28 +72,42 @@ def pictures(
     """The figures of a run by file name.
 
     Args:
-        evaluations: of the models, the trained one first; those of the first task are drawn.
+        evaluations: of the models, the trained one first; each task has pictures of its own.
         curves: validation metrics by epoch.
         metric: the metric by which the run was chosen.
         k: length of the list that recall by popularity looks at.
         calibration: of a network that ranks.
     """
-    main, *others = by_rules(evaluations)[0]
-    # More lines than these nobody can tell apart: the model, the best baselines, and the most popular items.
-    best = sorted(others, key=lambda e: -e.means()[metric])[:LINES]
-    floor = [e for e in others if e.model == "Popularity" and e not in best]
-    made = {
-        "scores.png": plots.scores({e.model: e.summary()[metric] for e in evaluations}, metric, highlight=[main.model]),
-        "recall_by_popularity.png": plots.recall_by_popularity(
-            {e.model: recall_by_decile(e, k) for e in (main, *best, *floor)}, k
-        ),
-    }
+    made: dict[str, Figure] = {}
+    for comparable in by_rules(evaluations):
+        made |= _pictures_of_task(comparable, metric, k)
     if len(curves):
-        series = curves.set_index("epoch")[metric]
-        made["learning_curves.png"] = plots.learning_curves({main.model: series}, f"{metric} on validation users")
+        by_epoch = curves.set_index("epoch")
+        names = [str(name) for name in by_epoch.columns]
+        tasks = {name.removesuffix(f"_{metric}"): name for name in names if name.endswith(f"_{metric}")}
+        lines = {task: by_epoch[name] for task, name in tasks.items()}
+        lines[evaluations[0].model if not tasks else "mean of the tasks"] = by_epoch[metric]
+        made["learning_curves.png"] = plots.learning_curves(lines, f"{metric} on validation users")
     if calibration is not None:
         made["calibration.png"] = plots.reliability(calibration.tables)
     return made
+
+
+def _pictures_of_task(evaluations: Sequence[Evaluation], metric: str, k: int) -> dict[str, Figure]:
+    """Scores, and recall by popularity, of the models in one task."""
+    main, *others = evaluations
+    # More lines than these nobody can tell apart: the model, the best baselines, and the most popular items.
+    best = sorted(others, key=lambda e: -e.means()[metric])[:LINES]
+    floor = [e for e in others if e.model == "Popularity" and e not in best]
+    recalls = {e.model: recall_by_decile(e, k) for e in (main, *best, *floor)}
+    intervals = {e.model: e.summary()[metric] for e in evaluations}
+    task = main.facts["task"]
+    suffix, title = ("", None) if task is None else (f"_{task}", f"{metric}, {task}")
+    of_recall = None if task is None else f"Recall@{k} by popularity of the item, {task}"
+    return {
+        f"scores{suffix}.png": plots.scores(intervals, metric, highlight=[main.model], title=title),
+        f"recall_by_popularity{suffix}.png": plots.recall_by_popularity(recalls, k, title=of_recall),
+    }
 
 
 def draw(figures: dict[str, Figure], folder: Path) -> None:

@@ -112,7 +112,11 @@ def test_each_task_and_stage_is_judged(shop: Path, printed: str) -> None:
     models = ("SynerGen", "SynerGen-ranked", "Popularity", "LexicalBM25")
     found = {folder.name for folder in (shop / "run" / "evaluation").iterdir()}
     assert found == {f"{model}.{task}" for model in models for task in ("search", "recommendation")}
-    assert (shop / "run" / "plots" / "calibration.png").is_file()
+    assert {picture.name for picture in (shop / "run" / "plots").iterdir()} == {
+        "calibration.png",
+        "learning_curves.png",
+        *(f"{kind}_{task}.png" for kind in ("scores", "recall_by_popularity") for task in ("search", "recommendation")),
+    }
     error = json.loads((shop / "run" / "calibration.json").read_text())["expected_calibration_error"]
     assert error["after"] < error["before"]
 
