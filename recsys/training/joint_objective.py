@@ -53,8 +53,8 @@ class JointObjective(Objective):
         ranking_loss: of ranking slots; None trains retrieval alone.
         ranking_negatives: which of the pool stand beside the positive in a ranking slot.
         ranking_slots: requests of a step at which ranking is learned, as many of each task as there are.
-        recommendation: weight of retrieval without a query.
-        search: weight of retrieval with one.
+        recommendation: weight of retrieval without a query; 0 leaves the task out, its ranking too.
+        search: weight of retrieval with one, likewise.
         ranking: weight of ranking.
         recommend_searched: whether an event that answered a query is asked for without it too.
 
@@ -111,7 +111,7 @@ class JointObjective(Objective):
         return LossOutput(loss, {"loss": loss.detach()} | parts)
 
     def _requests(self, batch: SequenceBatch, searches: bool) -> _Requests:
-        """All requests that a batch can be asked."""
+        """All requests that a batch can be asked, of the tasks that have a weight."""
         assert batch.target is not None and batch.cutoff is not None and batch.target_timestamp is not None
         row = torch.repeat_interleave(batch.lengths.long())
         query = torch.zeros_like(row)
@@ -120,7 +120,9 @@ class JointObjective(Objective):
         wanted = (batch.target > 0) & (batch.cutoff > 0)
         if not self.recommend_searched and batch.target_query is not None:
             wanted &= batch.target_query == 0
-        free, asked = wanted.nonzero().squeeze(-1), ((batch.target > 0) & (query > 0)).nonzero().squeeze(-1)
+        searched = (batch.target > 0) & (query > 0)
+        places = {"recommendation": wanted.nonzero().squeeze(-1), "search": searched.nonzero().squeeze(-1)}
+        free, asked = (at if self.weights[task] > 0 else at[:0] for task, at in places.items())
         at = torch.cat([free, asked])
         search = torch.arange(len(at), device=at.device) >= len(free)
         slots = Slots(row[at], batch.cutoff[at], batch.target_timestamp[at], query[at] * search)

@@ -131,6 +131,17 @@ def test_searched_events_may_be_left_to_search():
     assert objective(catalogue)(model, batch).loss.isfinite()
 
 
+@pytest.mark.parametrize("task", ["recommendation", "search"])
+def test_a_task_without_weight_is_left_out(task):
+    catalogue, batch = data(queries=True)
+    made = objective(catalogue, ranking_loss=Pointwise(), **{task: 0.0})
+    requests = made._requests(batch, searches=True)
+    assert len(requests.target) > 0
+    assert bool((requests.search == (task == "recommendation")).all())
+    _, parts = made(network(catalogue, ranking=True), batch)
+    assert task not in parts and parts["ranking_loss"].isfinite()
+
+
 def test_ranking_is_that_of_the_chosen_slots():
     """The ranking loss is recomputed candidate by candidate from what the generators draw."""
     catalogue, batch = data(queries=True)
@@ -184,18 +195,20 @@ def test_losses_start_where_they_should():
     assert parts["ranking_pairwise"].item() == pytest.approx(math.log(2), abs=0.1)
 
 
-def test_frozen_negatives_and_labels_get_no_gradient_through_mining():
-    """The retrieval score enters the head without gradient: ranking alone leaves retrieval's own scores alone."""
+def test_ranking_sends_no_gradient_through_the_retrieval_score():
+    """With nothing but the score in the head, ranking changes no gradient of what retrieval learns."""
     catalogue, batch = data(queries=True)
-    model = network(catalogue, ranking=True)
-    with torch.no_grad():
-        model.head.retrieval_weight.fill_(1.0)
-        model.head.hidden.weight.zero_()
-        model.head.out.weight.zero_()
-    made = objective(catalogue, ranking_loss=Pointwise(), recommendation=0.0, search=0.0)
-    made(model, batch).loss.backward()
-    assert model.head.retrieval_weight.grad.abs().max() > 0
-    assert all(w.grad is None or not w.grad.to_dense().any() for w in model.items.parameters())
+    gradients = []
+    for weight in (0.0, 1.0):
+        model = network(catalogue, ranking=True)
+        with torch.no_grad():
+            model.head.hidden.weight.zero_()
+            model.head.hidden.bias.zero_()
+        objective(catalogue, ranking_loss=Pointwise(), ranking=weight)(model, batch).loss.backward()
+        gradients.append({name: w.grad.to_dense() for name, w in model.items.named_parameters()})
+        assert bool(model.head.retrieval_weight.grad.any()) == (weight > 0)
+    for name, without in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], without, msg=name)
 
 
 def test_every_draw_goes_on_from_the_checkpoint():
