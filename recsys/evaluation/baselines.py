@@ -10,7 +10,9 @@ from typing import Any
 
 from recsys.evaluation.evaluate import evaluate
 from recsys.features.splits import Split
-from recsys.models.implicit_models import ALS, BM25, BPR, TFIDF, Cosine
+from recsys.models.als import ALS
+from recsys.models.bpr import BPR
+from recsys.models.item_item import BM25, TFIDF, Cosine
 from recsys.models.popularity import DecayedPopularity, Popularity, RecentPopularity
 from recsys.models.recommender import FittedRecommender
 

@@ -14,7 +14,7 @@ from recsys.evaluation.evaluate import evaluate
 from recsys.features.event_log import EventLog
 from recsys.features.schema import Schema
 from recsys.features.splits import LeaveLastOut
-from recsys.models.implicit_models import ALS
+from recsys.models.als import ALS
 from recsys.models.popularity import Popularity
 from recsys.tracking.record import RunRecord
 from recsys.tracking.run_folder import RunFolder

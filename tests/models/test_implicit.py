@@ -18,8 +18,11 @@ from recsys.features.batching import histories
 from recsys.features.event_log import EventLog
 from recsys.features.schema import Schema
 from recsys.features.splits import Split, UserHoldout
-from recsys.models.implicit_models import ALS, BM25, BPR, TFIDF, Cosine, ItemItem
+from recsys.models import implicit_models
+from recsys.models.als import ALS
+from recsys.models.bpr import BPR
 from recsys.models.interactions import training_matrix
+from recsys.models.item_item import BM25, TFIDF, Cosine, ItemItem
 from recsys.models.recommender import FittedRecommender
 
 USERS, ITEMS = 60, 40
@@ -104,6 +107,15 @@ def test_als_solves_the_normal_equations(split: Split, batch: SequenceBatch, fac
         expected = np.linalg.solve(normal, items.T @ (confidence * (row > 0)))
         np.testing.assert_allclose(vector[:-1], expected, rtol=1e-4, atol=1e-6)
         assert vector[-1] == (row.sum() == 0)
+
+
+def test_als_forgets_what_it_kept_of_earlier_factors(split: Split, batch: SequenceBatch) -> None:
+    model = fitted(ALS(8, seed=1), split)
+    first = model.user_vectors(batch)
+    model.seed = 2
+    other = fitted(model, split).user_vectors(batch)
+    assert torch.equal(other, fitted(ALS(8, seed=2), split).user_vectors(batch))
+    assert not torch.equal(other, first)
 
 
 # ---- BPR
@@ -200,7 +212,7 @@ def test_a_fit_is_reproducible(split: Split, batch: SequenceBatch) -> None:
 def test_models_are_configured_by_class_path() -> None:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--model", type=FittedRecommender)
-    chosen = {"class_path": "recsys.models.implicit_models.ALS", "init_args": {"factors": 16, "alpha": 2.0}}
+    chosen = {"class_path": "recsys.models.als.ALS", "init_args": {"factors": 16, "alpha": 2.0}}
     model = parser.instantiate(parser.parse_object({"model": chosen})).model
     assert isinstance(model, ALS)
     assert model.config() == {
@@ -211,3 +223,8 @@ def test_models_are_configured_by_class_path() -> None:
         "counts": False,
         "seed": 0,
     }
+
+
+@pytest.mark.parametrize("model", [ALS, BM25, BPR, TFIDF, Cosine])
+def test_models_saved_under_the_former_import_path_are_found(model: type[FittedRecommender]) -> None:
+    assert getattr(implicit_models, model.__name__) is model
