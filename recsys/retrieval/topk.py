@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.features.batch import SequenceBatch
 from recsys.models.recommender import Recommender, VectorRecommender
+from recsys.retrieval.selection import LOW, MAGNITUDE, NOTHING, columns_of_largest, keys_of, largest
 from recsys.retrieval.threads import in_threads
 
 BUDGET_BYTES = 64 * 2**20
@@ -23,8 +23,6 @@ BUDGET_BYTES = 64 * 2**20
 _GROUP = 8
 _USER_BLOCK = 256
 _ITEM_BLOCK = 16_384
-_LOW = 0xFFFFFFFF
-_MAGNITUDE = 0x7FFFFFFF
 
 
 class TopK(NamedTuple):
@@ -173,7 +171,7 @@ class Ranker:
         self.prepare(device)
         removed = [self._ranks(ids, rows, device) for ids in (seen, deny) if ids is not None]
         allowed = self._ranks(allow, rows, device) if allow is not None else None
-        keys = torch.full((rows, k), _NOTHING, dtype=torch.int64, device=device)
+        keys = torch.full((rows, k), NOTHING, dtype=torch.int64, device=device)
         threads = torch.get_num_threads() if device.type == "cpu" else 1
         most = _USER_BLOCK if device.type == "cpu" else rows
         height = max(1, min(most, -(-rows // threads), self.budget // (4 * threads * max(self._width, 1))))
@@ -193,7 +191,7 @@ class Ranker:
                 for ids in removed:
                     scores.view(-1)[self._inside(ids, top, bottom, block)] = -torch.inf
                 self._hide_padding(scores, block)
-                keys[top:bottom] = _largest(torch.cat([keys[top:bottom], self._best(scores, block, k)], 1), k)
+                keys[top:bottom] = largest(torch.cat([keys[top:bottom], self._best(scores, block, k)], 1), k)
 
         in_threads(rank, tops, threads)
         return self._decode(keys)
@@ -225,14 +223,14 @@ class Ranker:
         group = torch.arange(self._groups, device=scores.device).expand(1, -1)
         if k < self._groups:
             maxima = scores.view(rows, _GROUP, self._groups).amax(1)
-            found = _columns_of_largest(maxima, k)
-            group = _LOW - (_largest(_keys(maxima, group), k) & _LOW) if found is None else found
+            found = columns_of_largest(maxima, k)
+            group = LOW - (largest(keys_of(maxima, group), k) & LOW) if found is None else found
         member = torch.arange(_GROUP, device=scores.device)[:, None]
         column = (group[:, None] + member * self._groups).flatten(1).expand(rows, -1)
         rank = (group[:, None] * _GROUP + (member + block * self._width)).flatten(1).expand(rows, -1)
         best = scores.gather(1, column)
-        found = _columns_of_largest(best, k) if best.shape[1] > k else None
-        return _keys(best, rank) if found is None else _keys(best.gather(1, found), rank.gather(1, found))
+        found = columns_of_largest(best, k) if best.shape[1] > k else None
+        return keys_of(best, rank) if found is None else keys_of(best.gather(1, found), rank.gather(1, found))
 
     def _inside(self, ids: Jagged, top: int, bottom: int, block: int) -> Tensor:
         """Flat positions of jagged ranks in the scores of the users top..bottom and one block of items."""
@@ -251,9 +249,9 @@ class Ranker:
 
     def _decode(self, keys: Tensor) -> TopK:
         high = (keys >> 32).int()
-        scores = (high ^ ((high >> 31) & _MAGNITUDE)).view(torch.float32)
+        scores = (high ^ ((high >> 31) & MAGNITUDE)).view(torch.float32)
         none = scores == -torch.inf
-        ranks = (_LOW - (keys & _LOW)).masked_fill_(none, 0)
+        ranks = (LOW - (keys & LOW)).masked_fill_(none, 0)
         items = self._order[ranks] if self._n else ranks
         return TopK(items.masked_fill(none, 0), scores)
 
@@ -269,42 +267,3 @@ def _check_finite(block: Tensor) -> None:
     if not torch.isfinite(block.sum()) and not bool(torch.isfinite(block).all()):
         bad = block[~torch.isfinite(block)]
         raise ValueError(f"the model gave {len(bad)} scores that are NaN or infinite (the first: {bad[0].item()})")
-
-
-def _keys(scores: Tensor, ranks: Tensor) -> Tensor:
-    """Keys whose order is "higher score, then lower rank"."""
-    bits = (scores + 0.0).view(torch.int32)  # adding 0 makes -0.0 equal to 0.0
-    # Floats compare as their bits do once the magnitude of the negative ones is reversed.
-    bits ^= (bits >> 31).bitwise_and_(_MAGNITUDE)
-    return bits.long().bitwise_left_shift_(32).bitwise_or_(_LOW - ranks)
-
-
-_NOTHING = int(_keys(torch.tensor(-torch.inf), torch.tensor(_LOW)))
-"""The lowest key there is: no item."""
-
-
-def _columns_of_largest(values: Tensor, k: int) -> Tensor | None:
-    """`[B, k]` columns of the k largest of each row, ascending, for `values` `[B, n]` with n > k.
-
-    None where equal values leave a choice (keys then decide), and away from the CPU: there a comparison of floats is no
-    faster than one of keys.
-    """
-    if values.device.type != "cpu":
-        return None
-    array = values.numpy()
-    least = np.partition(array, array.shape[1] - k, axis=1)[:, -k]
-    chosen = np.flatnonzero(array >= least[:, None])
-    if len(chosen) != k * len(array):
-        return None
-    return torch.from_numpy(chosen.reshape(-1, k) % array.shape[1])
-
-
-def _largest(keys: Tensor, k: int) -> Tensor:
-    """The k largest of each row, largest first; all of them where a row has fewer. `keys` is used up."""
-    k = min(k, keys.shape[1])
-    if keys.device.type != "cpu":
-        return keys.topk(k, 1).values
-    # numpy selects with vector instructions: 14 times as fast as torch.topk on a CPU with AVX-512.
-    chosen = keys.numpy()
-    chosen.partition(chosen.shape[1] - k, axis=1)
-    return torch.from_numpy(np.sort(chosen[:, -k:], axis=1)[:, ::-1].copy())

