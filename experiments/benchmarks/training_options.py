@@ -14,11 +14,11 @@ import os
 import statistics
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from _record import ratio, record
+from _steps import Step, training_step
 
 from recsys.cli.allocator import keep_freed_memory
 from recsys.features.batch import SequenceBatch
@@ -27,10 +27,7 @@ from recsys.features.splits import LeaveLastOut
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.synergen import SynerGen
 from recsys.training.data import EventLogData
-from recsys.training.module import adam
 from recsys.training.objective import RetrievalObjective
-from recsys.training.optimizers import CombinedOptimizer, table_parameters
-from recsys.training.sparse_adam import SparseAdam
 
 SIZES = {"small": (64, 256), "recipe": (128, 2048)}
 """Name -> width and shared negatives."""
@@ -75,32 +72,18 @@ def main() -> None:
     print(f"written: {record('training_options', ratios, sizes=SIZES, baseline='float32, eager, all threads').name}")
 
 
-def timed(step: Callable[[SequenceBatch, bool], None], batch: SequenceBatch, bf16: bool) -> float:
+def timed(step: Step, batch: SequenceBatch, bf16: bool) -> float:
     """Seconds of one step."""
     started = time.perf_counter()
     step(batch, bf16)
     return time.perf_counter() - started
 
 
-def training(data: EventLogData, width: int, negatives: int) -> tuple[Callable[[SequenceBatch, bool], None], SynerGen]:
+def training(data: EventLogData, width: int, negatives: int) -> tuple[Step, SynerGen]:
     """A training step, and its network."""
     torch.manual_seed(0)
     network = SynerGen(data.catalogue, width=width, dropout=0.5)
-    objective = RetrievalObjective(InfoNCE(temperature=0.05), Uniform(negatives))
-    objective.setup(data.catalogue, 0, torch.device("cpu"))
-    tables = table_parameters(network)
-    held = {id(table) for table in tables}
-    dense = adam([weight for weight in network.parameters() if id(weight) not in held])
-    optimizer = CombinedOptimizer({"dense": dense, "tables": SparseAdam(tables)})
-
-    def step(batch: SequenceBatch, bf16: bool) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            loss, _ = objective(network, batch)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step, network
+    return training_step(network, RetrievalObjective(InfoNCE(temperature=0.05), Uniform(negatives))), network
 
 
 if __name__ == "__main__":

@@ -14,11 +14,11 @@ import argparse
 import itertools
 import time
 import warnings
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from _record import ratio, record
+from _steps import Step, training_step
 
 from recsys.cli.allocator import keep_freed_memory
 from recsys.features.batch import SequenceBatch
@@ -29,14 +29,10 @@ from recsys.losses.info_nce import InfoNCE
 from recsys.models.synergen import SynerGen
 from recsys.training.data import EventLogData
 from recsys.training.joint_objective import JointObjective
-from recsys.training.module import adam
 from recsys.training.objective import Objective, RetrievalObjective
-from recsys.training.optimizers import CombinedOptimizer, table_parameters
 from recsys.training.slot_negatives import SlotNegatives
-from recsys.training.sparse_adam import SparseAdam
 
 WARM_UP, NEGATIVES, SLOTS, PER_SLOT = 5, 2048, 32, 8
-Step = Callable[[SequenceBatch], None]
 
 
 def main() -> None:
@@ -97,19 +93,7 @@ def decoder_tokens(batch: SequenceBatch, name: str) -> int:
 def training(data: EventLogData, objective: Objective, queries: bool = False, ranking: bool = False) -> Step:
     """A training step."""
     torch.manual_seed(0)
-    network = SynerGen(data.catalogue, width=128, dropout=0.5, queries=queries, ranking=ranking)
-    objective.setup(data.catalogue, 0, torch.device("cpu"))
-    tables = table_parameters(network)
-    held = {id(table) for table in tables}
-    dense = adam([weight for weight in network.parameters() if id(weight) not in held])
-    optimizer = CombinedOptimizer({"dense": dense, "tables": SparseAdam(tables)})
-
-    def step(batch: SequenceBatch) -> None:
-        objective(network, batch).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
+    return training_step(SynerGen(data.catalogue, width=128, dropout=0.5, queries=queries, ranking=ranking), objective)
 
 
 if __name__ == "__main__":
