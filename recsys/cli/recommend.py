@@ -12,18 +12,14 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jsonargparse import ArgumentParser
 from numpy.typing import NDArray
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-from rich.text import Text
 
+from recsys.cli.answers import describe, print_results
 from recsys.tracking.record import RunError
 from recsys.tracking.run_folder import RunFolder
 
@@ -33,7 +29,8 @@ if TYPE_CHECKING:
     from recsys.features.event_log import EventLog
     from recsys.features.vocabulary import Vocabulary
     from recsys.models.recommender import Recommender
-    from recsys.tracking.bundle import Bundle, History
+    from recsys.tracking.bundle import Bundle
+    from recsys.tracking.history import History
 
 _SHOWN = 5
 
@@ -83,6 +80,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.error("name users (--user), or the items of a history (--items)")
     if given["k"] < 1 or given["history"] < 0 or given["retrieve"] < 0:
         arguments.error("--k must be at least 1, --history and --retrieve at least 0")
+    if given["query"] is not None and not given["query"].strip():
+        arguments.error("--query is empty; leave it out to be recommended something")
     if given["lexical"] and given["query"] is None:
         arguments.error("--lexical compares texts with a query: give one with --query")
     from recsys.tracking.bundle import Bundle
@@ -97,6 +96,8 @@ def main(argv: list[str] | None = None) -> int:
     if given["user"]:
         log = user_log(run, given["log"])
         asked += [(user, history_of(log, user)) for user in given["user"]]
+    if given["query"] is not None and bundle.knows_no_word(given["query"]):
+        print(f"--query: the model knows no word of `{given['query']}`; the history alone decides", file=sys.stderr)
     ranks = bundle.model.ranks and given["retrieve"] > 0
     answers = bundle.recommend(
         [history for _, history in asked],
@@ -113,7 +114,8 @@ def main(argv: list[str] | None = None) -> int:
         for (user, history), items, scores in zip(asked, answers.items.tolist(), answers.scores.tolist(), strict=True)
     ]
     if ranks and bundle.platt is not None:
-        for item in (item for result in results for item in result["recommendations"]):
+        known = (result for result in results if result["events"] or given["query"])  # others get what is popular
+        for item in (item for result in known for item in result["recommendations"]):
             item["probability"] = float(bundle.platt(item["score"]))
     if given["json"]:
         print(json.dumps(results, indent=2, ensure_ascii=False))
@@ -166,7 +168,7 @@ def raw_ids(vocabulary: Vocabulary, words: Sequence[str], option: str) -> list[A
 
 def history_of(log: EventLog, user: str) -> History:
     """The events of a user; none for one the log does not know."""
-    from recsys.tracking.bundle import History
+    from recsys.tracking.history import History
 
     found = int(log.users.encode(raw_ids(log.users, [user], "--user"))[0])
     return History.of_user(log, found if found <= log.n_users else 0)
@@ -227,71 +229,3 @@ def shown(words: Sequence[str]) -> str:
     """The first few words, and how many more there are."""
     more = f" and {len(words) - _SHOWN} more" if len(words) > _SHOWN else ""
     return ", ".join(f"`{word}`" for word in words[:_SHOWN]) + more
-
-
-def describe(
-    bundle: Bundle,
-    user: str | None,
-    query: str | None,
-    history: History,
-    items: list[int],
-    scores: list[float],
-    last: int,
-) -> dict[str, Any]:
-    """One answer as plain values; items newest first in the history, best first in the list."""
-    past = range(len(history.items) - 1, max(len(history.items) - last, 0) - 1, -1)
-    return {
-        "user": user,
-        "query": query,
-        "known": user is None or history.user > 0,
-        "events": len(history.items),
-        "history": [
-            named(bundle, int(history.items[i]))
-            | ({"query": history.queries[i]} if history.queries is not None else {})
-            | ({} if user is None else {"time": datetime.fromtimestamp(int(history.times[i]), UTC).isoformat()})
-            for i in past
-        ],
-        "recommendations": [
-            named(bundle, item) | {"score": score} for item, score in zip(items, scores, strict=True) if item
-        ],
-    }
-
-
-def named(bundle: Bundle, item: int) -> dict[str, Any]:
-    """Raw id and title of an item."""
-    return {"item": bundle.items.decode([item]).tolist()[0], "title": bundle.title(item)}
-
-
-def print_results(results: Sequence[dict[str, Any]], k: int) -> None:
-    """Prints two tables for each answer: what was, and what is recommended."""
-    console = Console()
-    for result in results:
-        who = "this history" if result["user"] is None else f"user {result['user']}"
-        if not result["known"]:
-            console.print(f"{who} is not in the log: these are the popular items of the training data", markup=False)
-        else:
-            past = Table(
-                title=f"{who}: last {len(result['history'])} of {result['events']} events", title_justify="left"
-            )
-            searched = any(event.get("query") for event in result["history"])
-            for column in ("when", "item", "title", *(["searched for"] if searched else [])):
-                past.add_column(column)
-            for event in result["history"]:
-                cells = [event.get("time", "")[:10], Text(str(event["item"])), Text(event["title"])]
-                past.add_row(*cells, *([Text(event["query"] or "")] if searched else []))
-            console.print(past)
-        what = "recommendations" if result["query"] is None else f"results for “{result['query']}”"
-        table = Table(title=escape(f"{what} for {who}"), title_justify="left")
-        table.add_column("rank", justify="right")
-        table.add_column("item")
-        table.add_column("title")
-        calibrated = any("probability" in item for item in result["recommendations"])
-        table.add_column("probability" if calibrated else "score", justify="right")
-        for rank, item in enumerate(result["recommendations"], 1):
-            shown = f"{item['probability']:.2%}" if calibrated else f"{item['score']:.4f}"
-            table.add_row(str(rank), Text(str(item["item"])), Text(item["title"]), shown)
-        console.print(table)
-        if len(result["recommendations"]) < k:
-            console.print(
-                f"only {len(result['recommendations'])} items could be given: the others are seen or not allowed"
-            )

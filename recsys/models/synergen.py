@@ -275,7 +275,9 @@ class SynerGen(SequenceNetwork):
             candidate_score(self.rank(context, slots, answers, vectors[part]).float(), self.action_values)
             for part in place.split(block, dim=1)
         ]
-        return torch.cat(scores, dim=1).masked_fill(candidates == 0, -torch.inf)
+        known = ((slots.cutoff > 0) | (slots.query > 0)).unsqueeze(-1)  # nobody else has ever asked a ranking slot
+        ranked = torch.where(known, torch.cat(scores, dim=1), self.popularity[candidates])
+        return ranked.masked_fill(candidates == 0, -torch.inf)
 
     def dense_part(self) -> nn.Module:
         return self.decoder

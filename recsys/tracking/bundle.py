@@ -29,6 +29,7 @@ from recsys.models.recommender import Recommender
 from recsys.retrieval.fusion import fuse
 from recsys.retrieval.reranking import reranked
 from recsys.retrieval.topk import Jagged, TopK, recommend
+from recsys.tracking.history import History
 
 _SERVING, _SCHEMA, _ITEMS, _TITLES = "serving.json", "schema.json", "vocabulary.item_id.parquet", "item_titles.parquet"
 _VOCABULARY = "vocabulary.{}.parquet"
@@ -37,54 +38,6 @@ _GAP_EVENTS = 1_000_000
 
 class QueryError(ValueError):
     """A query to a model that reads none."""
-
-
-@dataclass(frozen=True)
-class History:
-    """The events of one user, oldest first.
-
-    Attributes:
-        items: `[n]` int64 item ids.
-        times: `[n]` int64 Unix seconds.
-        user: id of the user; 0 for one the log does not know.
-        queries: `[n]` the text of the query that each event answered, None for none; None: nobody searched.
-        actions: `[n]` int64, the code of what was done with each item, 0 where that is not known; None: nowhere.
-    """
-
-    items: NDArray[np.int64]
-    times: NDArray[np.int64]
-    user: int = 0
-    queries: Sequence[str | None] | None = None
-    actions: NDArray[np.int64] | None = None
-
-    def __len__(self) -> int:
-        """Number of events."""
-        return len(self.items)
-
-    def last(self, n: int | None) -> History:
-        """The newest n events; None: all."""
-        at = slice(max(len(self) - n, 0), None) if n is not None else slice(None)
-        return History(
-            self.items[at],
-            self.times[at],
-            self.user,
-            None if self.queries is None else self.queries[at],
-            None if self.actions is None else self.actions[at],
-        )
-
-    @classmethod
-    def of_user(cls, log: EventLog, user: int) -> History:
-        """All events of a user of the log."""
-        events = slice(int(log.offsets[user]), int(log.offsets[user + 1]))
-        actions = log.columns["action"][events].astype(np.int64) if "action" in log.columns else None
-        queries = None
-        if log.schema.of("query"):
-            codes = log.columns["query"][events].astype(np.int64)
-            texts = np.full(len(codes), None, dtype=object)
-            texts[codes > 0] = log.vocabularies["query"].values.take(codes[codes > 0] - 1)
-            queries = texts.tolist()
-        times = np.array(log.timestamp[events], dtype=np.int64)
-        return cls(log.item_id[events].astype(np.int64), times, user, queries, actions)
 
 
 @dataclass(frozen=True)
@@ -244,6 +197,13 @@ class Bundle:
         lists = [recommend(s, batch, n, seen=seen if filter_seen else None, allow=allow, deny=deny) for s in sources]
         found = lists[0] if lexical is None else fuse([found.items for found in lists], self.model.n_items, n)
         return found if retrieve is None else reranked(self.model, batch, found, k)
+
+    def knows_no_word(self, query: str) -> bool:
+        """Whether a query says nothing to the model: no table has a word of it, and no feature embeds sentences."""
+        if self.queries is None:
+            return False
+        read, _ = self.queries.read([query])
+        return not read.vectors and not any(len(values) for values, _ in read.jagged.values())
 
     def batch(self, histories: Sequence[History], queries: Sequence[str | None] | None = None) -> SequenceBatch:
         """What the model reads of histories and of what is asked for; see `recommend`."""

@@ -104,6 +104,27 @@ def test_what_cannot_be_searched_is_said(
         recommend.main([str(tmp_path / "run"), "--user", "u1", "--query", "red", "--lexical"])
 
 
+def test_a_stranger_is_answered_by_the_query_alone(search_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(search_run.path), "--user", "nobody", "--k", "3"]
+    assert recommend.main([*words, "--query", "soap"]) == 0
+    assert "user nobody is not in the log: the query decides" in capsys.readouterr().out
+    (answer,) = ask(capsys, *words)
+    popularity = Bundle.load(search_run.model).model.popularity
+    ids = Bundle.load(search_run.model).items.encode(raw(answer))
+    assert sorted(popularity[ids].tolist(), reverse=True) == popularity.topk(3).values.tolist()
+
+
+def test_a_query_of_unknown_words_is_said(search_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [str(search_run.path), "--user", "u3", "--k", "3"]
+    assert recommend.main([*words, "--query", "zzz qqq"]) == 0
+    assert "--query: the model knows no word of `zzz qqq`" in capsys.readouterr().err
+    assert recommend.main([*words, "--query", "zzz soap"]) == 0
+    assert "knows no word" not in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        recommend.main([*words, "--query", " "])
+    assert "--query is empty" in capsys.readouterr().err
+
+
 def test_each_task_has_its_table(search_run: RunFolder, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate.main([str(search_run.path)]) == 0
     out = capsys.readouterr().out

@@ -212,6 +212,16 @@ def test_a_stranger_may_search(catalogue):
     assert not vectors[1, :-1].any() and vectors[1, -1] == 1
 
 
+def test_candidates_of_a_stranger_go_by_popularity(catalogue):
+    model = network(catalogue)
+    empty = batch(items=((), ()), times=((), ()), actions=((), ()), query=((), ()), request_query=(2, 0))
+    candidates = torch.tensor([[1, 8, 9, 0], [11, 3, 8, 0]])
+    scores = model.candidate_scores(empty, candidates)
+    assert torch.equal(scores[1, :3], model.popularity[candidates[1, :3]])
+    assert not torch.equal(scores[0, :3], model.popularity[candidates[0, :3]])
+    assert torch.equal(scores[:, 3], torch.full((2,), -torch.inf))
+
+
 def test_candidate_scores_equal_the_logits_whatever_the_block(catalogue, monkeypatch):
     model = network(catalogue)
     events = replace(batch(), request_timestamp=T0 + 3600 * torch.tensor([70, 95]))
