@@ -36,13 +36,13 @@ class RankingHead(nn.Module):
 
         Args:
             states: `[..., width]`.
-            retrieval: `[...]` retrieval scores of the candidates, which receive no gradient.
+            retrieval: `[...]` retrieval scores of the candidates.
 
         Returns:
             `[..., A]`.
         """
         out: Tensor = self.out(F.silu(self.hidden(states)))
-        return out + self.scale * retrieval.detach().unsqueeze(-1) * self.retrieval_weight
+        return out + self.scale * retrieval.unsqueeze(-1) * self.retrieval_weight
 
 
 def candidate_score(logits: Tensor, values: Tensor) -> Tensor:

@@ -213,7 +213,7 @@ class SynerGen(SequenceNetwork):
         each = slots.repeat(per_slot)
         inputs = self.tokens.ranking(candidates.flatten(0, 1), context.queries, each.query)
         states = self._slot_states(context, each, inputs).view(n, per_slot, -1)
-        with torch.no_grad():
+        with torch.no_grad():  # ranking reads what retrieval thinks, and does not teach it
             retrieval = (self.match(candidates) @ self.match(answers).unsqueeze(-1)).squeeze(-1)
         logits: Tensor = self.head(states, retrieval)
         return logits
