@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -47,16 +48,22 @@ class Calibration:
 def calibrate(network: SequenceNetwork, split: Split, max_length: int) -> Calibration | None:
     """Fits probabilities to validation requests and judges them on test requests, all tasks together.
 
+    A catalogue or split that is too small costs a trained model its probabilities alone, and a warning says so.
+
     Returns:
-        None for a network without ranking, and for a split without validation users.
+        None for a network without ranking, for a split without validation users, and where nothing could be fitted.
     """
     if not network.ranks or not len(split.validation):
         return None
     some = replace(
         split, validation=split.validation.sample(REQUESTS), test=split.test.sample(REQUESTS)
     )  # the same users whatever the network
-    platt = fit_platt(_logits(network, some, "validation", max_length))
-    judged = _logits(network, some, "test", max_length)
+    try:
+        platt = fit_platt(_logits(network, some, "validation", max_length))
+        judged = _logits(network, some, "test", max_length)
+    except ValueError as reason:
+        warnings.warn(f"the ranking is not calibrated: {reason}", stacklevel=2)
+        return None
     probability = {"before": expit(judged.logit), "after": platt(judged.logit)}
     error = {
         name: expected_calibration_error(values, judged.label, judged.weight) for name, values in probability.items()

@@ -55,6 +55,13 @@ def test_a_model_that_does_not_rank_has_none(finished: RunFolder) -> None:
     assert calibrate(bundle.model, finished.split(finished.log()), LENGTH) is None
 
 
+def test_a_catalogue_too_small_costs_no_more_than_a_warning(search_run: RunFolder) -> None:
+    """The training that came before must not be lost: forty items leave no ninety-nine to draw."""
+    bundle = Bundle.load(search_run.model)
+    with pytest.warns(UserWarning, match="the ranking is not calibrated: .*"):
+        assert calibrate(bundle.model, search_run.split(search_run.log()), LENGTH) is None
+
+
 @pytest.mark.usefixtures("negatives_of_a_small_catalogue")
 def test_probabilities_come_with_the_model(search_run: RunFolder, tmp_path, capsys: pytest.CaptureFixture[str]) -> None:
     bundle, log = Bundle.load(search_run.model), search_run.log()
