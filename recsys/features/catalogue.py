@@ -94,8 +94,8 @@ class Catalogue:
             table_rows=config["table_rows"],
             counts=tensors["counts"],
             max_length=config["max_length"],
-            actions=tuple(config["actions"]),
-            query_dims=config["query_dims"],
+            actions=tuple(config.get("actions", ())),  # models saved before there were any lack both
+            query_dims=config.get("query_dims", {}),
             jagged={
                 feature.name: (tensors[f"jagged.{feature.name}.values"], tensors[f"jagged.{feature.name}.offsets"])
                 for feature in features

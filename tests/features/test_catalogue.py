@@ -62,3 +62,9 @@ def test_config_and_tensors_are_all_of_it(tmp_path: Path) -> None:
     assert after.tensors().keys() == before.tensors().keys() >= {"vectors.image", "vectors.text.v2"}
     assert all(torch.equal(after.tensors()[name], tensor) for name, tensor in before.tensors().items())
     assert after.vectors["image"].dtype == torch.float32
+
+
+def test_a_catalogue_saved_before_actions_and_queries_is_read() -> None:
+    before = Catalogue(Schema(name="old"), n_items=2, n_users=1, table_rows={"item_id": 3}, counts=torch.ones(3))
+    config = {name: value for name, value in before.config().items() if name not in ("actions", "query_dims")}
+    assert Catalogue.from_parts(config, before.tensors()).config() == before.config()
