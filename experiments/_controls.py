@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from recsys.models.synergen import Context, SynerGen
+from recsys.models.context import Context
+from recsys.models.synergen import SynerGen
 from recsys.models.tokens import Slots
 
 

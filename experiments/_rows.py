@@ -186,9 +186,13 @@ PARTS = {
     "no_task_tokens": Variant(
         "no vectors that tell context, retrieval and ranking tokens apart", {f"{NETWORK}.task_tokens": False}
     ),
+    "no_word_match": Variant(
+        "no vectors of words beside the answers: queries and items meet in the decoder alone",
+        {f"{NETWORK}.word_width": 0},
+    ),
     "ranking_weight_0.3": Variant("weight 0.3 of ranking instead of 1", {f"{OBJECTIVE}.ranking": 0.3}),
     "ranking_weight_3": Variant("weight 3 of ranking instead of 1", {f"{OBJECTIVE}.ranking": 3.0}),
-    "id_only": Variant("items are known by their ids alone; queries keep their words", IDS_ALONE),
+    "id_only": Variant("items are known by their ids alone, and no word is matched; queries keep their words", IDS_ALONE),
     "text_only": Variant("items are known by their attributes and words alone", {f"{NETWORK}.ids": False}),
 }
 SEARCH_ROTARY = {

@@ -14,7 +14,7 @@ from recsys.features.splits import Split
 from recsys.models.als import ALS
 from recsys.models.bpr import BPR
 from recsys.models.item_item import BM25, TFIDF, Cosine
-from recsys.models.lexical import LexicalBM25, shared_words
+from recsys.models.lexical import LexicalBM25
 from recsys.models.popularity import DecayedPopularity, Popularity, RecentPopularity
 from recsys.models.recommender import FittedRecommender
 
@@ -36,7 +36,7 @@ def baselines(split: Split | None = None, seed: int = 0) -> list[FittedRecommend
     ]
     models += [BM25(neighbours, b=b) for neighbours, b in product((20, 100, 200), (0.2, 0.75))]
     models += [similarity(neighbours) for similarity, neighbours in product((Cosine, TFIDF), (20, 100, 200))]
-    if split is not None and (shared := shared_words(split.log.schema)) and all(shared.values()):
+    if split is not None and (shared := split.log.schema.shared_words()) and all(shared.values()):
         models += [LexicalBM25(b=b, prior=prior) for b, prior in product((0.2, 0.75), (0.0, 0.1, 0.3, 1.0))]
     return models
 

@@ -208,6 +208,14 @@ class Schema(_Strict):
         """The features of items, users, events or queries, in the schema's order."""
         return tuple(feature for feature in self.features if feature.entity == entity)
 
+    def shared_words(self) -> dict[str, list[str]]:
+        """Each text feature of queries -> the features of items that feed the same table."""
+        return {
+            query.name: [feature.name for feature in self.of("item") if feature.table == query.table]
+            for query in self.of("query")
+            if query.type == "text"
+        }
+
     @classmethod
     def from_yaml(cls, path: str | Path) -> Schema:
         """Reads a schema file.

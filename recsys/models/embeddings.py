@@ -13,6 +13,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 from recsys.features.catalogue import Catalogue, gather_jagged
 from recsys.features.queries import Queries
 from recsys.features.schema import DENSE, Feature
+from recsys.models.word_match import WordMatch
 
 POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
 
@@ -60,6 +61,7 @@ class ItemEncoder(nn.Module):
         queries: encode the query features of the schema too.
         ids: False knows items by their side features alone, so that one without training events is like any other.
         init_std: standard deviation of the initial embeddings.
+        word_width: dimensions of the vectors of a `WordMatch`, which stand after the others; 0: none.
     """
 
     numeric_values: Tensor
@@ -72,6 +74,7 @@ class ItemEncoder(nn.Module):
         queries: bool = False,
         ids: bool = True,
         init_std: float = 0.02,
+        word_width: int = 0,
     ):
         super().__init__()
         schema = catalogue.schema
@@ -126,9 +129,10 @@ class ItemEncoder(nn.Module):
                 if feature.name not in self.shared_projection
             }
         )
+        self.word_match = WordMatch(catalogue, word_width) if word_width else None
 
     def forward(self, ids: Tensor) -> Tensor:
-        """Vectors of the items `ids` `[n]` int64, `[n, width]`; distinct ids spare the optimiser a merge."""
+        """Vectors of the items `ids` `[n]` int64, `[n, width + word_width]`; distinct ids spare the optimiser work."""
         return self.with_queries(ids, None)[0]
 
     def with_queries(self, ids: Tensor, queries: Queries | None) -> tuple[Tensor, Tensor]:
@@ -139,7 +143,7 @@ class ItemEncoder(nn.Module):
             queries: Q queries; None: there are none.
 
         Returns:
-            `[n, width]` and `[Q + 1, width]`; row 0 of the latter, "no query", is zero.
+            `[n, width + word_width]` and `[Q + 1, width + word_width]`; row 0 of the latter, "no query", is zero.
         """
         n, rows = ids.shape[0], 0 if queries is None else len(queries)
         if self.ids is None:
@@ -162,7 +166,10 @@ class ItemEncoder(nn.Module):
         if queries is not None:
             for feature in self.query_sentences:
                 asked = asked + self._query_projection(feature.name)(queries.vectors[feature.name])
-        return vectors, asked
+        if self.word_match is None:
+            return vectors, asked
+        words, asked_words = self.word_match(ids, queries)
+        return torch.cat([vectors, words], dim=1), torch.cat([asked, asked_words], dim=1)
 
     def _query_projection(self, name: str) -> nn.Module:
         if name not in self.shared_projection:

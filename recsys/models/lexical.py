@@ -13,7 +13,6 @@ from torch import Tensor
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import gather_jagged
 from recsys.features.jagged import JaggedColumn, offsets_of
-from recsys.features.schema import Schema
 from recsys.models.recommender import FittedRecommender
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ class LexicalBM25(FittedRecommender):
         """
         log = split.log
         tensors = {"popularity": torch.from_numpy(split.train_counts()).float()}
-        for name, features in shared_words(log.schema).items():
+        for name, features in log.schema.shared_words().items():
             if not features:
                 raise ValueError(
                     f"schema `{log.schema.name}`: the query feature `{name}` shares no table with a feature of the "
@@ -109,16 +108,6 @@ class LexicalBM25(FittedRecommender):
         scores = torch.where(match > 0, match + self.prior * popularity.log1p(), last)
         scores[:, 0] = -torch.inf
         return scores[place]
-
-
-def shared_words(schema: Schema) -> dict[str, list[str]]:
-    """Each text feature of queries -> the features of items that feed the same table."""
-    items = [feature for feature in schema.of("item") if feature.table is not None]
-    return {
-        query.name: [feature.name for feature in items if feature.table == query.table]
-        for query in schema.of("query")
-        if query.type == "text"
-    }
 
 
 def _side_by_side(columns: list[JaggedColumn]) -> JaggedColumn:

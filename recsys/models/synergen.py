@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
-from recsys.models.decoder import Cache, Decoder, pad
+from recsys.models.context import Context, Inputs
+from recsys.models.decoder import Decoder, pad
 from recsys.models.embeddings import ItemEncoder
 from recsys.models.network import SequenceNetwork
 from recsys.models.ranking_head import RankingHead, candidate_score
@@ -26,35 +27,6 @@ SLOT_BLOCK = 1 << 14
 """Ranking slots encoded at a time when candidates are scored."""
 
 
-class Context(NamedTuple):
-    """The encoded histories of a batch, which any number of slots may ask.
-
-    Attributes:
-        states: `[T, width]`, one after each event.
-        caches: of each layer.
-        offsets: `[B + 1]` int64, where each user's events begin and end.
-        length: padded length N of the caches.
-        newest: `[B]` int64, the newest time of each user.
-        queries: `[Q + 1, width]`; None for a model or a batch without queries.
-    """
-
-    states: Tensor
-    caches: list[Cache]
-    offsets: Tensor
-    length: int
-    newest: Tensor
-    queries: Tensor | None
-
-
-class _Inputs(NamedTuple):
-    """Padded token inputs `[B, N, width]`, flat places of the events `[T]`, rotations, and newest times `[B]`."""
-
-    x: Tensor
-    at: Tensor
-    multiplier: Tensor
-    newest: Tensor
-
-
 class SynerGen(SequenceNetwork):
     """Decoder over context tokens, and over slots that ask what comes next or what a candidate is worth.
 
@@ -66,6 +38,9 @@ class SynerGen(SequenceNetwork):
 
     Inputs and outputs share the item vectors. With `cosine` similarity both sides are brought to length one, on the
     output side only. Source: SynerGen, arXiv 2509.21777.
+
+    With `word_width` the vectors of a `WordMatch` stand after those of items and after answers, so that one inner
+    product adds both comparisons. A request without a query has zeros there.
 
     Args:
         catalogue: sizes, side features and training counts; the training job supplies it.
@@ -82,10 +57,12 @@ class SynerGen(SequenceNetwork):
         ranking: have a ranking head. Train it with `JointObjective`.
         task_tokens: tell context, retrieval and ranking tokens apart by a vector of their own.
         action_values: name of an action -> what it is worth when candidates are ranked; 1 where none is given.
+        word_width: dimensions in which the words of a query are matched with those of the items; 0: in none, they meet
+            in the decoder alone. `queries: false` and `side_features: false` leave nothing to match.
 
     Raises:
-        ValueError: `action_values` names an action that the log does not have, or a value is not above 0; or items have
-            neither ids nor side features.
+        ValueError: `action_values` names an action that the log does not have, or a value is not above 0; items have
+            neither ids nor side features; or `word_width` is set and queries share no table with items.
     """
 
     items: ItemEncoder
@@ -107,6 +84,7 @@ class SynerGen(SequenceNetwork):
         ranking: bool = False,
         task_tokens: bool = True,
         action_values: dict[str, float] | None = None,
+        word_width: int = 0,
     ):
         super().__init__(catalogue)
         self.hyperparameters = {
@@ -123,12 +101,14 @@ class SynerGen(SequenceNetwork):
             "ranking": ranking,
             "task_tokens": task_tokens,
             "action_values": action_values,
+            "word_width": word_width,
         }
         self.heads, self.head_dim = heads, width // heads
         self.rotary = rotary
         self.similarity = similarity
         self.searches = queries and bool(catalogue.schema.of("query"))
-        self.items = ItemEncoder(catalogue, width, side_features, self.searches, ids)
+        self.width, self.word_width = width, word_width if queries and side_features else 0
+        self.items = ItemEncoder(catalogue, width, side_features, self.searches, ids, word_width=self.word_width)
         self.decoder = Decoder(width, layers, heads, hidden_ratio, dropout)
         # Made last: a model without them draws the same initial weights as if they did not exist.
         self.tokens = SlotTokens(catalogue, width, self.searches, ranking, task_tokens)
@@ -144,41 +124,56 @@ class SynerGen(SequenceNetwork):
             candidates: `[M]` int64 item ids; none needed.
 
         Returns:
-            The context, and the item vectors of the candidates `[M, width]`.
+            The context, and the item vectors of the candidates `[M, width + word_width]`.
         """
         items, vectors, queries = self._look_up(batch, candidates)
         return self._context(batch, items, queries), vectors
 
     def _look_up(self, batch: SequenceBatch, candidates: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Vectors of the events `[T, width]`, of the candidates `[M, width]`, and of the queries `[Q + 1, width]`."""
+        """Vectors of events `[T, width]`, and of candidates and queries: `[M, d]` and `[Q + 1, d]` with their words."""
         distinct, place = torch.unique(torch.cat([batch.item_id, candidates]), return_inverse=True)
         if not distinct.numel():  # TorchRec refuses to look nothing up
             distinct = batch.user_id.new_zeros(1)
         vectors, queries = self.items.with_queries(distinct, batch.queries if self.searches else None)
         events, wanted = place.split([batch.item_id.shape[0], candidates.shape[0]])
-        return vectors[events], vectors[wanted], queries
+        return self._split(vectors)[0][events], vectors[wanted], queries
 
-    def _inputs(self, batch: SequenceBatch, items: Tensor, queries: Tensor | None) -> _Inputs:
-        """What goes into the decoder."""
+    def _split(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """What the decoder reads of vectors, `[..., width]`, and what stands after it for words."""
+        if not self.word_width:
+            return vectors, vectors[..., :0]
+        own, words = vectors.split([self.width, self.word_width], dim=-1)
+        return own, words
+
+    def _widen(self, states: Tensor, words: Tensor | None = None) -> Tensor:
+        """States `[..., width]` with words `[..., word_width]` after them; None: zeros."""
+        if not self.word_width:
+            return states
+        return F.pad(states, (0, self.word_width)) if words is None else torch.cat([states, words], dim=-1)
+
+    def _inputs(self, batch: SequenceBatch, items: Tensor, queries: Tensor) -> Inputs:
+        asked, words = self._split(queries)
+        encoded = self.tokens.encode_queries(asked) if len(asked) else None
         action = batch.features["action"].values() if self.tokens.action is not None else None
         lengths = batch.lengths.long()
-        x, at = pad(self.tokens.context(items, action, queries, batch.query), lengths)
+        x, at = pad(self.tokens.context(items, action, encoded, batch.query), lengths)
         times, _ = pad(batch.timestamp, lengths)
         newest = times.gather(1, (lengths - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
         index = torch.arange(x.shape[1], device=x.device).unsqueeze(0)
-        return _Inputs(x, at, self.rotary.multiplier(index, times, newest, self.heads, self.head_dim), newest)
+        multiplier = self.rotary.multiplier(index, times, newest, self.heads, self.head_dim)
+        return Inputs(x, at, multiplier, newest, encoded, words)
 
     def _context(self, batch: SequenceBatch, items: Tensor, queries: Tensor) -> Context:
-        asked = self.tokens.encode_queries(queries) if len(queries) else None
-        x, at, multiplier, newest = self._inputs(batch, items, asked)
+        x, at, multiplier, newest, asked, words = self._inputs(batch, items, queries)
         states, caches = self.decoder(x, multiplier)
-        return Context(states.flatten(0, 1)[at], caches, batch.offsets.long(), x.shape[1], newest, asked)
+        found = self._widen(states.flatten(0, 1)[at])
+        return Context(found, caches, batch.offsets.long(), x.shape[1], newest, asked, words)
 
     def encode_vectors(self, batch: SequenceBatch, vectors: Tensor) -> Tensor:
-        return self.match(self._context(batch, vectors, vectors[:0]).states)
+        return self.match(self._context(batch, self._split(vectors)[0], vectors[:0]).states)
 
     def ask(self, context: Context, slots: Slots) -> Tensor:
-        """The states that answer requests, `[S, width]`; `match` makes them comparable with items.
+        """The answers to requests, `[S, width + word_width]`; `match` makes them comparable with items.
 
         A request without query is answered by the context itself; one without query and history has no answer, and
         gets zeros.
@@ -188,13 +183,14 @@ class SynerGen(SequenceNetwork):
         if context.states.shape[0]:
             states = context.states[(start + slots.cutoff - 1).clamp(min=0)] * known
         else:
-            states = context.newest.new_zeros(len(start), self.decoder.norm.weight.shape[0], dtype=torch.float32)
+            states = context.newest.new_zeros(len(start), self.width + self.word_width, dtype=torch.float32)
         searching = slots.query.nonzero().squeeze(-1)
         if context.queries is None or not len(searching):
             return states
         asking = slots.where(searching)
         inputs = self.tokens.retrieval(context.queries, asking.query)
-        return states.index_put((searching,), self._slot_states(context, asking, inputs).to(states.dtype))
+        found = self._widen(self._slot_states(context, asking, inputs), context.words[asking.query])
+        return states.index_put((searching,), found.to(states.dtype))
 
     def rank(self, context: Context, slots: Slots, answers: Tensor, candidates: Tensor) -> Tensor:
         """Logits of candidates.
@@ -202,8 +198,8 @@ class SynerGen(SequenceNetwork):
         Args:
             context: the encoded histories.
             slots: P requests.
-            answers: `[P, width]` what `ask` gave for them.
-            candidates: `[P, C, width]` item vectors.
+            answers: `[P, width + word_width]` what `ask` gave for them.
+            candidates: `[P, C, width + word_width]` item vectors.
 
         Returns:
             `[P, C, A]` logit of each action.
@@ -211,7 +207,7 @@ class SynerGen(SequenceNetwork):
         assert self.head is not None, "the model has no ranking head; set `ranking: true`"
         n, per_slot = candidates.shape[:2]
         each = slots.repeat(per_slot)
-        inputs = self.tokens.ranking(candidates.flatten(0, 1), context.queries, each.query)
+        inputs = self.tokens.ranking(self._split(candidates)[0].flatten(0, 1), context.queries, each.query)
         states = self._slot_states(context, each, inputs).view(n, per_slot, -1)
         with torch.no_grad():  # ranking reads what retrieval thinks, and does not teach it
             retrieval = (self.match(candidates) @ self.match(answers).unsqueeze(-1)).squeeze(-1)
@@ -252,9 +248,8 @@ class SynerGen(SequenceNetwork):
             states = self.ask(context, slots)
         else:  # nobody searches: no slot needs the states of the other events
             items, _, queries = self._look_up(batch, batch.item_id[:0])
-            asked = self.tokens.encode_queries(queries) if len(queries) else None
-            x, _, multiplier, _ = self._inputs(batch, items, asked)
-            states = self.decoder.last(x, multiplier, batch.lengths.long())
+            inputs = self._inputs(batch, items, queries)
+            states = self._widen(self.decoder.last(inputs.x, inputs.multiplier, batch.lengths.long()))
         answers = self.match(states).float()
         return torch.cat([answers * known, (~known).float()], dim=1)
 
@@ -283,7 +278,10 @@ class SynerGen(SequenceNetwork):
         return self.decoder
 
     def match(self, vectors: Tensor) -> Tensor:
-        return F.normalize(vectors, dim=-1) if self.similarity == "cosine" else vectors
+        if self.similarity != "cosine":
+            return vectors
+        own, words = self._split(vectors)
+        return self._widen(F.normalize(own, dim=-1), words)
 
     @classmethod
     def build(cls, catalogue: Catalogue, hyperparameters: dict[str, Any]) -> SynerGen:

@@ -12,9 +12,10 @@ from recsys.features.catalogue import Catalogue
 from recsys.features.negatives import Negatives, NegativeSampler, Uniform
 from recsys.losses.base import LossOutput, SampledLoss, SampledScores, SlotLoss, SlotScores, weighted_mean
 from recsys.losses.info_nce import InfoNCE
+from recsys.models.context import Context
 from recsys.models.decoder import pad
 from recsys.models.network import SequenceNetwork
-from recsys.models.synergen import Context, SynerGen
+from recsys.models.synergen import SynerGen
 from recsys.models.tokens import Slots
 from recsys.training.objective import Objective, sampled_scores
 from recsys.training.slot_negatives import SlotNegatives

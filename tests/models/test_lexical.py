@@ -18,7 +18,7 @@ from recsys.features.event_log import EventLog
 from recsys.features.schema import Schema
 from recsys.features.splits import LeaveLastOut, Split
 from recsys.models.artefact import load_model, save_model
-from recsys.models.lexical import LexicalBM25, shared_words
+from recsys.models.lexical import LexicalBM25
 
 ITEMS = 60
 WORDS = [f"word{chr(97 + n)}" for n in range(20)]
@@ -107,7 +107,7 @@ def test_scores_are_those_of_the_library_and_of_the_closed_form(split: Split, k1
 def test_the_words_of_all_features_on_the_table_are_one_text(tables: tuple[pd.DataFrame, pd.DataFrame]) -> None:
     brand = {"name": "brand", "column": "brand", "type": "categorical", "table": "words"}
     split = split_of([*FEATURES, brand], *tables)
-    assert shared_words(split.log.schema) == {"query_words": ["words", "brand"]}
+    assert split.log.schema.shared_words() == {"query_words": ["words", "brand"]}
     model = LexicalBM25()
     model.fit(split)
     batch, queries = searches(split)
