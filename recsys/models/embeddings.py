@@ -10,9 +10,10 @@ from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConf
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from recsys.features.catalogue import Catalogue, gather_jagged
+from recsys.features.catalogue import Catalogue
 from recsys.features.queries import Queries
 from recsys.features.schema import DENSE, Feature
+from recsys.models.bag_input import BagInput
 from recsys.models.word_match import WordMatch
 
 POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
@@ -109,10 +110,7 @@ class ItemEncoder(nn.Module):
             }
         )
         self.numeric_map = nn.Linear(len(self.numeric), width, bias=False) if self.numeric else None
-        for feature in self.bagged:
-            values, offsets = catalogue.jagged[feature.name]
-            self.register_buffer(f"{feature.name}_values", values, persistent=False)
-            self.register_buffer(f"{feature.name}_offsets", offsets, persistent=False)
+        self.bag_input = BagInput(catalogue, [f.name for f in self.bagged], [f.name for f in self.query_texts])
         if self.numeric:
             stacked = torch.stack([catalogue.numeric[name] for name in self.numeric], dim=1)
             self.register_buffer("numeric_values", stacked, persistent=False)
@@ -154,7 +152,7 @@ class ItemEncoder(nn.Module):
             vectors = self._to_width("item_id", looked_up["item_id"].values())
         asked = vectors.new_zeros(rows, self.width)
         if self.bagged or self.query_texts:
-            pooled = self.bags(self._bag_input(ids, queries)).to_dict()
+            pooled = self.bags(self.bag_input(ids, queries)).to_dict()
             for feature in self.bagged:
                 vectors = vectors + self._to_width(feature.name, pooled[feature.name][:n])
             for feature in self.query_texts if rows else ():
@@ -180,27 +178,6 @@ class ItemEncoder(nn.Module):
 
     def _to_width(self, name: str, embedding: Tensor) -> Tensor:
         return self.project[name](embedding) if name in self.project else embedding
-
-    def _bag_input(self, ids: Tensor, queries: Queries | None) -> KeyedJaggedTensor:
-        """One row per item and then one per query: a feature of the one is empty for the other."""
-        rows = 0 if queries is None else len(queries)
-        values, lengths = [], []
-        for feature in self.bagged:
-            columns = getattr(self, f"{feature.name}_values"), getattr(self, f"{feature.name}_offsets")
-            picked, length = gather_jagged(*columns, ids)
-            values.append(picked)
-            lengths += [length, length.new_zeros(rows)]
-        for feature in self.query_texts:
-            empty = torch.zeros_like(ids)
-            if queries is None:
-                values.append(ids[:0])
-                lengths.append(empty)
-            else:
-                picked, offsets = queries.jagged[feature.name]
-                values.append(picked)
-                lengths += [empty, offsets.diff()]
-        names = [feature.name for feature in self.bagged + self.query_texts]
-        return KeyedJaggedTensor(keys=names, values=torch.cat(values), lengths=torch.cat(lengths))
 
 
 def _bag_configs(

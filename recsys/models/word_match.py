@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection
-from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
-from recsys.features.catalogue import Catalogue, gather_jagged
+from recsys.features.catalogue import Catalogue
 from recsys.features.queries import Queries
+from recsys.models.bag_input import BagInput
 
 
 class WordMatch(nn.Module):
@@ -65,10 +65,7 @@ class WordMatch(nn.Module):
         for embedding in self.words.embedding_bags.values():
             embedding.sparse = True
         self.query_weight = nn.Parameter(torch.ones(()))
-        for name in self.item_features:
-            values, offsets = catalogue.jagged[name]
-            self.register_buffer(f"{name}_values", values, persistent=False)
-            self.register_buffer(f"{name}_offsets", offsets, persistent=False)
+        self.bag_input = BagInput(catalogue, self.item_features, self.query_features)
 
     def forward(self, ids: Tensor, queries: Queries | None) -> tuple[Tensor, Tensor]:
         """Vectors of items and of queries, from one lookup per table.
@@ -81,24 +78,7 @@ class WordMatch(nn.Module):
             `[n, width]` and `[Q + 1, width]`; row 0 of the latter, "no query", is zero, and so is whatever has no word.
         """
         n = len(ids)
-        pooled = self.words(self._input(ids, queries)).to_dict()
+        pooled = self.words(self.bag_input(ids, queries)).to_dict()
         items = torch.stack([pooled[name][:n] for name in self.item_features]).sum(0)
         asked = torch.stack([pooled[name][n:] for name in self.query_features]).sum(0)
         return F.normalize(items, dim=-1), self.query_weight * asked
-
-    def _input(self, ids: Tensor, queries: Queries | None) -> KeyedJaggedTensor:
-        """One row per item and then one per query: a feature of the one is empty for the other."""
-        rows = 0 if queries is None else len(queries)
-        values, lengths = [], []
-        for name in self.item_features:
-            picked, length = gather_jagged(getattr(self, f"{name}_values"), getattr(self, f"{name}_offsets"), ids)
-            values.append(picked)
-            lengths += [length, length.new_zeros(rows)]
-        for name in self.query_features:
-            lengths.append(torch.zeros_like(ids))
-            if queries is not None:
-                picked, offsets = queries.jagged[name]
-                values.append(picked)
-                lengths.append(offsets.diff())
-        names = [*self.item_features, *self.query_features]
-        return KeyedJaggedTensor(keys=names, values=torch.cat(values), lengths=torch.cat(lengths))
