@@ -1,0 +1,124 @@
+"""The tables of a model as TorchRec's sharders see them."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import nn
+from torchrec.distributed.embedding import EmbeddingCollectionSharder
+from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
+from torchrec.distributed.mc_embedding import ManagedCollisionEmbeddingCollectionSharder
+from torchrec.distributed.mc_embeddingbag import ManagedCollisionEmbeddingBagCollectionSharder
+from torchrec.distributed.types import ModuleSharder
+from torchrec.distributed.utils import optimizer_type_to_emb_opt_type
+from torchrec.modules.mc_embedding_modules import BaseManagedCollisionEmbeddingCollection
+
+from recsys.training.table_costs import Table
+from recsys.training.topology import PlanError, TableRule
+
+DENSE_COPIES = 6
+"""Copies of a dense weight on a rank: weight, gradient, Adam's two moments, DDP's buckets (TorchRec's heuristic)."""
+BY_ROWS = ("row_wise", "table_row_wise", "grid_shard")
+
+Sharder: TypeAlias = ModuleSharder
+
+
+class BagSharder(EmbeddingBagCollectionSharder):
+    """TorchRec's, which offers pooled tables no sharding by rows on a CPU though it can do it, over gloo too."""
+
+    def sharding_types(self, compute_device_type: str) -> list[str]:
+        offered = super().sharding_types(compute_device_type)
+        return offered + [kind for kind in BY_ROWS if kind not in offered]
+
+
+def table_sharders(fused_params: dict[str, Any] | None = None) -> list[Sharder]:
+    """Sharders of the four TorchRec collections: bags or not, with managed collisions or not.
+
+    Args:
+        fused_params: settings of FBGEMM's kernels, the optimizer among them; None where the optimizer was applied to
+            the parameters.
+    """
+    sequences, bags = EmbeddingCollectionSharder(fused_params), BagSharder(fused_params)
+    return [
+        sequences,
+        bags,
+        ManagedCollisionEmbeddingCollectionSharder(sequences),
+        ManagedCollisionEmbeddingBagCollectionSharder(bags),
+    ]
+
+
+def resized(sharders: Sequence[Sharder], shapes: Mapping[str, tuple[int, int]]) -> list[Sharder]:
+    """Sharders that see tables with other rows and dimensions, by name; for plans of models that do not exist."""
+
+    def seen(sharder: Sharder) -> Sharder:
+        def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
+            return {
+                name: _like(weight, shapes[name]) if name in shapes else weight
+                for name, weight in sharder.shardable_parameters(module).items()
+            }
+
+        other = copy.copy(sharder)
+        other.shardable_parameters = parameters
+        return other
+
+    return [seen(sharder) for sharder in sharders]
+
+
+def _like(weight: nn.Parameter, shape: tuple[int, int]) -> nn.Parameter:
+    """A weight of another shape, on the meta device, that knows the optimizer of the first."""
+    other = nn.Parameter(torch.empty(shape, dtype=weight.dtype, device="meta"))
+    for name in ("_optimizer_classes", "_optimizer_kwargs"):
+        if hasattr(weight, name):
+            setattr(other, name, getattr(weight, name))
+    return other
+
+
+def collections(module: nn.Module, sharders: Sequence[Sharder]) -> Iterator[tuple[str, nn.Module, Sharder]]:
+    """The collections that the sharders know, by their names within a model; nothing within them is looked at."""
+    known = {sharder.module_type: sharder for sharder in sharders}
+    waiting = [("", module)]
+    while waiting:
+        path, part = waiting.pop()
+        if type(part) in known:
+            yield path, part, known[type(part)]
+        else:
+            waiting += [(f"{path}.{name}" if path else name, child) for name, child in part.named_children()]
+
+
+def find_tables(
+    module: nn.Module, sharders: Sequence[Sharder], rules: Mapping[str, TableRule], batch_size: int
+) -> list[Table]:
+    """The tables of a model, by name.
+
+    Raises:
+        PlanError: a table's optimizer is unknown, or its dimensions are no multiple of 4.
+    """
+    tables = []
+    for path, part, sharder in collections(module, sharders):
+        inner = part._embedding_module if isinstance(part, BaseManagedCollisionEmbeddingCollection) else part
+        pooled = hasattr(inner, "embedding_bag_configs")
+        configs: Any = inner.embedding_bag_configs if pooled else inner.embedding_configs
+        features = {config.name: len(config.feature_names) for config in configs()}
+        for name, weight in sharder.shardable_parameters(part).items():
+            rows, dim = weight.shape
+            if dim % 4:
+                raise PlanError(f"table `{name}` has {dim} dimensions; TorchRec's kernels take multiples of 4")
+            classes = getattr(weight, "_optimizer_classes", [])
+            optimizer = (
+                optimizer_type_to_emb_opt_type(classes[0])
+                if classes
+                else (getattr(sharder, "fused_params", None) or {}).get("optimizer")
+            )
+            read = features[name], batch_size, rules.get(name, TableRule()).pooling_factor
+            tables.append(Table(name, path, rows, dim, weight.element_size(), pooled, optimizer, *read))
+    return sorted(tables)
+
+
+def dense_bytes(module: nn.Module, sharders: Sequence[Sharder]) -> int:
+    """Bytes of everything that is no table, on each rank: weights with their gradients and moments, and buffers."""
+    inside = {id(tensor) for _, part, _ in collections(module, sharders) for tensor in part.parameters()}
+    weights = sum(weight.nbytes for weight in module.parameters() if id(weight) not in inside)
+    return DENSE_COPIES * weights + sum(buffer.nbytes for buffer in module.buffers())
