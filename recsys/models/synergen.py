@@ -40,7 +40,8 @@ class SynerGen(SequenceNetwork):
     output side only. Source: SynerGen, arXiv 2509.21777.
 
     With `word_width` the vectors of a `WordMatch` stand after those of items and after answers, so that one inner
-    product adds both comparisons. A request without a query has zeros there.
+    product adds both comparisons: a state alone has too few dimensions to tell thousands of words apart. They are no
+    part of the cosine, no token holds them, and a request without a query has zeros there.
 
     Args:
         catalogue: sizes, side features and training counts; the training job supplies it.

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -132,13 +133,13 @@ def test_the_checkerboard_is_answered(model: Recommender, split: Split, batch: S
     assert torch.equal(top.items[:, 0], target)
 
 
-def test_scores_are_finite_float32_and_padding_is_never_recommended(model: Recommender, batch: SequenceBatch) -> None:
-    scores = model.scores(batch)
+def test_scores_are_finite_float32_and_padding_is_never_recommended(scorer: Recommender, batch: SequenceBatch) -> None:
+    scores = scorer.scores(batch)
     assert scores.dtype == torch.float32 and scores.shape == (len(batch), SIZE + 1)
-    assert model.n_items == SIZE
+    assert scorer.n_items == SIZE
     assert torch.isfinite(scores[:, 1:]).all()
     assert (scores[:, 0] == -torch.inf).all()
-    top = recommend(model, batch, SIZE)
+    top = recommend(scorer, batch, SIZE)
     assert torch.equal(top.items.sort(1).values, torch.arange(1, SIZE + 1).expand(len(batch), -1))
 
 
@@ -166,39 +167,39 @@ def test_allow_and_deny_lists(model: Recommender, batch: SequenceBatch) -> None:
     assert not torch.isin(denied.items, deny).any() and (denied.items > 0).all()
 
 
-def test_a_stranger_gets_a_full_list(model: Recommender) -> None:
+def test_a_stranger_gets_a_full_list(scorer: Recommender) -> None:
     for batch in (strangers([]), strangers([], []), strangers([2, 4, 6], []), strangers([0, 0])):
-        assert torch.isfinite(model.scores(batch)[:, 1:]).all()
-        top = recommend(model, batch, 5)
+        assert torch.isfinite(scorer.scores(batch)[:, 1:]).all()
+        top = recommend(scorer, batch, 5)
         assert (top.items > 0).all() and torch.isfinite(top.scores).all()
 
 
-def test_a_stranger_without_history_gets_popular_items(model: Recommender, split: Split) -> None:
-    scores = model.scores(strangers([], [2, 4, 6]))
+def test_a_stranger_without_history_gets_popular_items(scorer: Recommender, split: Split) -> None:
+    scores = scorer.scores(strangers([], [2, 4, 6]))
     counts = torch.from_numpy(split.train_counts())[1:]
-    if model.personal:
+    if scorer.personal:
         order = scores[0, 1:].argsort(descending=True)
         assert torch.equal(counts[order], counts.sort(descending=True).values)
-    alone = model.scores(strangers([]))
+    alone = scorer.scores(strangers([]))
     torch.testing.assert_close(alone[0], scores[0], rtol=1e-5, atol=1e-6)
 
 
-def test_a_row_does_not_depend_on_its_neighbours(model: Recommender, batch: SequenceBatch) -> None:
+def test_a_row_does_not_depend_on_its_neighbours(scorer: Recommender, batch: SequenceBatch) -> None:
     rows = torch.randperm(len(batch), generator=torch.Generator().manual_seed(1))
-    scores = model.scores(batch)
-    torch.testing.assert_close(model.scores(select(batch, rows)), scores[rows], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(model.scores(select(batch, rows[:1])), scores[rows[:1]], rtol=1e-4, atol=1e-5)
+    scores = scorer.scores(batch)
+    torch.testing.assert_close(scorer.scores(select(batch, rows)), scores[rows], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(scorer.scores(select(batch, rows[:1])), scores[rows[:1]], rtol=1e-4, atol=1e-5)
 
 
-def test_vectors_give_the_scores(model: Recommender, batch: SequenceBatch) -> None:
-    if not isinstance(model, VectorRecommender):
+def test_vectors_give_the_scores(scorer: Recommender, batch: SequenceBatch) -> None:
+    if not isinstance(scorer, VectorRecommender):
         pytest.skip("scores without vectors")
-    items = model.item_vectors()
+    items = scorer.item_vectors()
     assert items.shape[0] == SIZE + 1 and items.dtype == torch.float32
-    product = model.user_vectors(batch) @ items.T
-    torch.testing.assert_close(product[:, 1:], model.scores(batch)[:, 1:], rtol=1e-4, atol=1e-5)
+    product = scorer.user_vectors(batch) @ items.T
+    torch.testing.assert_close(product[:, 1:], scorer.scores(batch)[:, 1:], rtol=1e-4, atol=1e-5)
     ids = torch.tensor([5, 1, 5])
-    torch.testing.assert_close(model.item_vectors(ids), items[ids], rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(scorer.item_vectors(ids), items[ids], rtol=1e-5, atol=1e-6)
 
 
 class RankingSynerGen(SynerGen):
@@ -215,9 +216,32 @@ class RankingSynerGen(SynerGen):
         return model
 
 
-@pytest.fixture(params=[*models(), RankingSynerGen], ids=lambda model: model.__name__)
+class WordMatchingSynerGen(SynerGen):
+    """Of items that share words with queries, not trained."""
+
+    @classmethod
+    def example(cls, split: Split) -> SynerGen:
+        schema = {
+            "name": "checkerboard",
+            "events": {"query": "query"},
+            "features": [
+                {"name": "title", "column": "title", "type": "text", "table": "words"},
+                {"name": "asked", "type": "text", "entity": "query", "table": "words"},
+            ],
+        }
+        words = torch.arange(SIZE) % 5 + 1, torch.arange(-1, SIZE + 1).clamp(min=0)  # a word each; item 0 has none
+        plain = Catalogue.from_split(split)
+        catalogue = replace(
+            plain, schema=Schema.parse(schema), table_rows=plain.table_rows | {"words": 6}, jagged={"title": words}
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return SynerGen(catalogue, width=16, word_width=8).eval()
+
+
+@pytest.fixture(params=[*models(), RankingSynerGen, WordMatchingSynerGen], ids=lambda model: model.__name__)
 def scorer(request: pytest.FixtureRequest, example: Callable[[type[Recommender]], Recommender]) -> Recommender:
-    """Every model, and one that ranks."""
+    """Every model, one that ranks, and one that matches words."""
     return example(request.param)
 
 

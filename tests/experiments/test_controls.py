@@ -18,16 +18,20 @@ from recsys.models.synergen import SynerGen
 WORDS = np.array(["red", "blue", "soap", "cream"])
 
 
-@pytest.fixture(scope="module")
-def made():
+@pytest.fixture(scope="module", params=[0, 8], ids=["decoder alone", "word match"])
+def made(request):
     random = np.random.default_rng(0)
     events = pd.DataFrame({"user_id": np.repeat(np.arange(12), 6), "item_id": random.integers(0, 30, 72)})
     events["timestamp"] = 1_000_000 + 3600 * np.arange(72)
     events["query"] = pd.Series(WORDS[random.integers(0, 4, 72)]).where(random.random(72) < 0.5)
     schema = {"name": "toy", "events": {"query": "query"}}
-    schema["features"] = [{"name": "asked", "type": "text", "entity": "query"}]
+    schema["features"] = [
+        {"name": "title", "column": "title", "type": "text"},
+        {"name": "asked", "type": "text", "entity": "query", "table": "title"},
+    ]
+    items = pd.DataFrame({"item_id": range(30), "title": WORDS[random.integers(0, 4, 30)]})
     with pytest.warns(UserWarning, match="leave_last_out"):
-        split = LeaveLastOut()(EventLog.from_frame(events, Schema.parse(schema)))
+        split = LeaveLastOut()(EventLog.from_frame(events, Schema.parse(schema), items))
     # Everybody asks the same at the same time; histories differ, and so do their lengths.
     test = split.test
     query = np.full(len(test), 1)
@@ -37,7 +41,7 @@ def made():
     batch = replace(batch, request_timestamp=torch.full((len(batch),), 2_000_000))
     torch.manual_seed(0)
     catalogue = Catalogue.from_split(split)
-    arguments = {"width": 16, "layers": 2, "heads": 2, "ranking": True}
+    arguments = {"width": 16, "layers": 2, "heads": 2, "ranking": True, "word_width": request.param}
     return batch, *(kind(catalogue, **arguments).eval() for kind in (QueryOnly, SynerGen))
 
 

@@ -132,7 +132,13 @@ def word_split(shop):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("model", ["synergen", "query_only", "recommendation_only", "pairwise", "rotary_rote"])
+@pytest.mark.parametrize(
+    "model",
+    [
+        "synergen", "query_only", "history_only", "recommendation_only", "pairwise", "no_word_match", "id_only",
+        "rotary_rote",
+    ],
+)  # fmt: skip
 def test_rows_of_search_logs_are_jobs_that_say_what_differs(model, shop, monkeypatch, tmp_path):
     """`recsys fit` takes the command of a row; the part that the row names differs from the recipe, and no other."""
     from recsys.cli.fit_job import FitCLI
@@ -153,10 +159,16 @@ def test_rows_of_search_logs_are_jobs_that_say_what_differs(model, shop, monkeyp
     objective = ours.model.objective
     assert type(network).__name__ == ("QueryOnly" if model == "query_only" else "SynerGen")
     differing = {k for k, v in network.hyperparameters.items() if v != plain.hyperparameters[k]}
-    assert differing == {"recommendation_only": {"ranking"}, "rotary_rote": {"rotary"}}.get(model, set())
+    changed = {
+        "history_only": {"queries"}, "recommendation_only": {"ranking"}, "no_word_match": {"word_width"},
+        "id_only": {"side_features"}, "rotary_rote": {"rotary"},
+    }  # fmt: skip
+    assert differing == changed.get(model, set())
+    unmatched = model in ("history_only", "no_word_match", "id_only")
+    assert (network.items.word_match is None) == unmatched and plain.items.word_match is not None
     weights = {"recommendation": 1.0, "search": 1.0, "ranking": 1.0}
-    changed = {"query_only": {"recommendation": 0.0}, "recommendation_only": {"search": 0.0}}
-    assert objective.weights == weights | changed.get(model, {})
+    weighed = {"query_only": {"recommendation": 0.0}, "recommendation_only": {"search": 0.0}}
+    assert objective.weights == weights | weighed.get(model, {})
     loss = {"recommendation_only": "NoneType", "pairwise": "Pairwise"}.get(model, "Hybrid")
     assert type(objective.ranking_loss).__name__ == loss
     assert objective.ranking_negatives.hard == 0.5

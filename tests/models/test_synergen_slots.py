@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,7 @@ SCHEMA = Schema.parse({
         {"name": "asked", "type": "text", "entity": "query", "table": "words"},
     ],
 })  # fmt: skip
-N_ITEMS, T0 = 12, 1_500_000_000
+N_ITEMS, T0, WIDTH = 12, 1_500_000_000, 16
 
 
 @pytest.fixture
@@ -57,17 +58,23 @@ def batch(
     )  # fmt: skip
 
 
-def network(catalogue: Catalogue, **arguments) -> SynerGen:
-    torch.manual_seed(0)
-    given = {"width": 16, "layers": 2, "heads": 2, "dropout": 0.0, "ranking": True} | arguments
-    model = SynerGen(catalogue, **given).eval()
-    with torch.no_grad():  # weights of a size at which a leak would show
-        for name, weight in model.named_parameters():
-            if "tokens." in name or "embedding" in name or name.startswith("head"):
-                weight.normal_(std=0.5)
-        if model.head is not None:
-            model.head.retrieval_weight.fill_(0.05)
-    return model
+@pytest.fixture(params=[0, 6], ids=["decoder alone", "word match"])
+def network(request: pytest.FixtureRequest, catalogue: Catalogue) -> Callable[..., SynerGen]:
+    """Makes a model from its arguments."""
+
+    def make(**arguments) -> SynerGen:
+        torch.manual_seed(0)
+        given = {"width": WIDTH, "layers": 2, "heads": 2, "dropout": 0.0, "ranking": True, "word_width": request.param}
+        model = SynerGen(catalogue, **(given | arguments)).eval()
+        with torch.no_grad():  # weights of a size at which a leak would show
+            for name, weight in model.named_parameters():
+                if "tokens." in name or "embedding" in name or name.startswith("head"):
+                    weight.normal_(std=0.5)
+            if model.head is not None:
+                model.head.retrieval_weight.fill_(0.05)
+        return model
+
+    return make
 
 
 SLOTS = Slots(
@@ -98,9 +105,9 @@ def answers(model: SynerGen, events: SequenceBatch, slots: Slots = SLOTS, candid
     ],
     ids=["item", "action", "query", "time"],
 )
-def test_an_event_changes_nothing_that_was_asked_before_it(catalogue, change):
+def test_an_event_changes_nothing_that_was_asked_before_it(network, change):
     """Event 3 of user 0 changes: bitwise the same for everything whose cut-off does not reach it."""
-    model = network(catalogue)
+    model = network()
     states, asked, logits = answers(model, batch())
     other_states, other_asked, other_logits = answers(model, batch(**change))
     assert torch.equal(states[:3], other_states[:3]) and torch.equal(states[5:], other_states[5:])
@@ -109,8 +116,8 @@ def test_an_event_changes_nothing_that_was_asked_before_it(catalogue, change):
     assert not torch.equal(asked[5], other_asked[5]) and not torch.equal(logits[5], other_logits[5])
 
 
-def test_candidates_do_not_depend_on_each_other(catalogue):
-    model = network(catalogue)
+def test_candidates_do_not_depend_on_each_other(network):
+    model = network()
     _, _, logits = answers(model, batch())
     order = torch.tensor([2, 0, 1])
     _, _, permuted = answers(model, batch(), candidates=CANDIDATES[:, order])
@@ -119,9 +126,9 @@ def test_candidates_do_not_depend_on_each_other(catalogue):
     torch.testing.assert_close(alone, logits[:, 1:2], atol=1e-5, rtol=0)
 
 
-def test_slots_do_not_depend_on_each_other(catalogue):
+def test_slots_do_not_depend_on_each_other(network):
     """Order and company of slots are nothing to a slot, so that the order of slots needs no choice."""
-    model = network(catalogue)
+    model = network()
     _, asked, logits = answers(model, batch())
     keep = torch.tensor([5, 2, 3])
     _, few, few_logits = answers(model, batch(), SLOTS.where(keep), CANDIDATES[keep])
@@ -129,21 +136,21 @@ def test_slots_do_not_depend_on_each_other(catalogue):
     torch.testing.assert_close(few_logits, logits[keep], atol=1e-5, rtol=0)
 
 
-def test_a_search_and_a_candidate_know_the_query_and_the_time(catalogue):
-    model = network(catalogue)
+def test_a_search_and_a_candidate_know_the_query_and_the_time(network):
+    model = network()
     _, asked, logits = answers(model, batch())
     _, other, other_logits = answers(model, batch(), SLOTS._replace(query=torch.tensor([0, 2, 2, 3, 1, 3])))
     same = torch.tensor([0, 2, 3, 4])
     torch.testing.assert_close(asked[same], other[same], atol=1e-5, rtol=0)
     for slot in (1, 5):
         assert (asked[slot] - other[slot]).abs().max() > 1e-3 < (logits[slot] - other_logits[slot]).abs().max()
-    _, later, _ = answers(model, batch(), SLOTS._replace(timestamp=SLOTS.timestamp + 86_400))
+    _, later, _ = answers(model, batch(), SLOTS._replace(timestamp=SLOTS.timestamp + 30 * 86_400))
     assert (asked[1] - later[1]).abs().max() > 1e-4
 
 
-def test_the_same_words_are_the_same_query(catalogue):
+def test_the_same_words_are_the_same_query(network):
     """A query is its text: rows of the batch's table can be shuffled."""
-    model = network(catalogue)
+    model = network()
     turned = Queries({"asked": (torch.tensor([7, 3, 1, 2, 5]), torch.tensor([0, 0, 2, 4, 5]))})  # 3, 1, 2
     row = torch.tensor([0, 2, 3, 1])
     events = batch()
@@ -154,8 +161,8 @@ def test_the_same_words_are_the_same_query(catalogue):
 
 
 @pytest.mark.parametrize("rotary", [IndexRotary(), TimeRotary(), SplitByDim()])
-def test_ten_years_later_nothing_changes(catalogue, rotary):
-    model, decade = network(catalogue, rotary=rotary), 315_576_000
+def test_ten_years_later_nothing_changes(network, rotary):
+    model, decade = network(rotary=rotary), 315_576_000
     later = replace(batch(), timestamp=batch().timestamp + decade)
     now = answers(model, batch())
     then = answers(model, later, SLOTS._replace(timestamp=SLOTS.timestamp + decade))
@@ -163,15 +170,15 @@ def test_ten_years_later_nothing_changes(catalogue, rotary):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=0)
 
 
-def test_rote_does_depend_on_the_clock(catalogue):
-    model, decade = network(catalogue, rotary=RoTE()), 315_576_000
+def test_rote_does_depend_on_the_clock(network):
+    model, decade = network(rotary=RoTE()), 315_576_000
     later = replace(batch(), timestamp=batch().timestamp + decade)
     then = answers(model, later, SLOTS._replace(timestamp=SLOTS.timestamp + decade))
     assert (answers(model, batch())[2] - then[2]).abs().max() > 1e-4
 
 
-def test_padding_does_not_change_a_slot(catalogue):
-    model = network(catalogue)
+def test_padding_does_not_change_a_slot(network):
+    model = network()
     _, asked, logits = answers(model, batch())
     alone = batch(items=((6, 7),), times=((5, 90),), actions=((1, 1),), query=((3, 0),), request_query=(0,))
     second = torch.tensor([3, 4])
@@ -181,17 +188,18 @@ def test_padding_does_not_change_a_slot(catalogue):
     torch.testing.assert_close(few_logits, logits[second], atol=1e-5, rtol=0)
 
 
-def test_candidates_begin_in_the_order_of_retrieval(catalogue):
+@pytest.mark.parametrize("word_width", [0, 6])
+def test_candidates_begin_in_the_order_of_retrieval(catalogue, word_width):
     """An untrained head adds nothing: ranking is never worse than retrieval before it has learned anything."""
     torch.manual_seed(0)
-    model = SynerGen(catalogue, width=16, layers=2, heads=2, ranking=True).eval()
+    model = SynerGen(catalogue, width=16, layers=2, heads=2, ranking=True, word_width=word_width).eval()
     everything = torch.arange(1, N_ITEMS + 1).expand(2, -1)
     retrieval = model.scores(batch())[:, 1:].argsort(dim=1, stable=True)
     assert torch.equal(model.candidate_scores(batch(), everything).argsort(dim=1, stable=True), retrieval)
 
 
-def test_a_user_vector_answers_the_request_of_the_batch(catalogue):
-    model = network(catalogue)
+def test_a_user_vector_answers_the_request_of_the_batch(network):
+    model = network()
     events = replace(batch(), request_timestamp=T0 + 3600 * torch.tensor([70, 95]))
     slots = Slots(torch.arange(2), torch.tensor([5, 2]), events.request_timestamp, events.request_query)
     _, asked, _ = answers(model, events, slots, CANDIDATES[:2])
@@ -203,17 +211,17 @@ def test_a_user_vector_answers_the_request_of_the_batch(catalogue):
     assert (model.user_vectors(nobody_asks)[0] - vectors[0]).abs().max() > 1e-3
 
 
-def test_a_stranger_may_search(catalogue):
+def test_a_stranger_may_search(network):
     """Nothing is known of either user; the one with a query is answered by it, the other by popularity."""
-    model = network(catalogue)
+    model = network()
     empty = batch(items=((), ()), times=((), ()), actions=((), ()), query=((), ()), request_query=(2, 0))
     vectors = model.user_vectors(empty)
-    assert vectors[0, :-1].norm().item() == pytest.approx(1, abs=1e-5) and vectors[0, -1] == 0
+    assert vectors[0, :WIDTH].norm().item() == pytest.approx(1, abs=1e-5) and vectors[0, -1] == 0
     assert not vectors[1, :-1].any() and vectors[1, -1] == 1
 
 
-def test_candidates_of_a_stranger_go_by_popularity(catalogue):
-    model = network(catalogue)
+def test_candidates_of_a_stranger_go_by_popularity(network):
+    model = network()
     empty = batch(items=((), ()), times=((), ()), actions=((), ()), query=((), ()), request_query=(2, 0))
     candidates = torch.tensor([[1, 8, 9, 0], [11, 3, 8, 0]])
     scores = model.candidate_scores(empty, candidates)
@@ -222,8 +230,8 @@ def test_candidates_of_a_stranger_go_by_popularity(catalogue):
     assert torch.equal(scores[:, 3], torch.full((2,), -torch.inf))
 
 
-def test_candidate_scores_equal_the_logits_whatever_the_block(catalogue, monkeypatch):
-    model = network(catalogue)
+def test_candidate_scores_equal_the_logits_whatever_the_block(network, monkeypatch):
+    model = network()
     events = replace(batch(), request_timestamp=T0 + 3600 * torch.tensor([70, 95]))
     candidates = torch.tensor([[1, 8, 9, 0, 12], [11, 3, 8, 2, 2]])
     slots = Slots(torch.arange(2), torch.tensor([5, 2]), events.request_timestamp, events.request_query)
@@ -234,8 +242,8 @@ def test_candidate_scores_equal_the_logits_whatever_the_block(catalogue, monkeyp
     torch.testing.assert_close(model.candidate_scores(events, candidates), expected, atol=1e-5, rtol=0)
 
 
-def test_action_values_weigh_the_odds(catalogue):
-    plain, valued = network(catalogue), network(catalogue, action_values={"buy": 10.0})
+def test_action_values_weigh_the_odds(network):
+    plain, valued = network(), network(action_values={"buy": 10.0})
     events, candidates = batch(), torch.tensor([[1, 8, 9], [11, 3, 8]])
     slots = plain.requests(events, plain.encode(events, candidates.flatten())[0])
     _, _, logits = answers(plain, events, slots, candidates)
@@ -244,21 +252,21 @@ def test_action_values_weigh_the_odds(catalogue):
 
 
 @pytest.mark.parametrize(("values", "message"), [({"sell": 1.0}, "no action"), ({"buy": 0.0}, "above 0")])
-def test_action_values_that_make_no_sense_are_refused(catalogue, values, message):
+def test_action_values_that_make_no_sense_are_refused(network, values, message):
     with pytest.raises(ValueError, match=message):
-        network(catalogue, action_values=values)
+        network(action_values=values)
 
 
-def test_saving_keeps_every_answer(catalogue):
-    model = network(catalogue, action_values={"buy": 2.0})
+def test_saving_keeps_every_answer(network):
+    model = network(action_values={"buy": 2.0})
     again = SynerGen.from_state(model.config(), model.state())
     candidates = torch.tensor([[1, 8, 9], [11, 3, 8]])
     assert torch.equal(model.user_vectors(batch()), again.user_vectors(batch()))
     assert torch.equal(model.candidate_scores(batch(), candidates), again.candidate_scores(batch(), candidates))
 
 
-def test_a_model_without_queries_ignores_them(catalogue):
-    model = network(catalogue, queries=False, ranking=False)
+def test_a_model_without_queries_ignores_them(network):
+    model = network(queries=False, ranking=False)
     plain = replace(batch(), queries=None, query=None, request_query=None)
     assert torch.equal(model.user_vectors(batch()), model.user_vectors(plain))
 

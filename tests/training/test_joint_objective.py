@@ -100,10 +100,11 @@ def expected_tasks(model: SynerGen, batch: SequenceBatch, made: JointObjective) 
     return {task: sum(values) / len(values) for task, values in rows.items()}
 
 
+@pytest.mark.parametrize("word_width", [0, 8])
 @pytest.mark.parametrize("order", [True, False], ids=["ordered", "requests of equal time"])
-def test_retrieval_is_a_mean_for_each_task(order):
+def test_retrieval_is_a_mean_for_each_task(order, word_width):
     catalogue, batch = data(queries=True, order=order)
-    model = network(catalogue)
+    model = network(catalogue, word_width=word_width)
     loss, parts = objective(catalogue, recommendation=0.5, search=2.0)(model, batch)
     expected = expected_tasks(model, batch, objective(catalogue))
     assert parts["recommendation"].item() == pytest.approx(expected["recommendation"], rel=1e-4)
@@ -142,10 +143,11 @@ def test_a_task_without_weight_is_left_out(task):
     assert task not in parts and parts["ranking_loss"].isfinite()
 
 
-def test_ranking_is_that_of_the_chosen_slots():
+@pytest.mark.parametrize("word_width", [0, 8])
+def test_ranking_is_that_of_the_chosen_slots(word_width):
     """The ranking loss is recomputed candidate by candidate from what the generators draw."""
     catalogue, batch = data(queries=True)
-    model = network(catalogue, ranking=True)
+    model = network(catalogue, ranking=True, word_width=word_width)
     with torch.no_grad():
         for weight in model.head.parameters():
             weight.normal_()
@@ -195,12 +197,13 @@ def test_losses_start_where_they_should():
     assert parts["ranking_pairwise"].item() == pytest.approx(math.log(2), abs=0.1)
 
 
-def test_ranking_sends_no_gradient_through_the_retrieval_score():
+@pytest.mark.parametrize("word_width", [0, 8])
+def test_ranking_sends_no_gradient_through_the_retrieval_score(word_width):
     """With nothing but the score in the head, ranking changes no gradient of what retrieval learns."""
     catalogue, batch = data(queries=True)
     gradients = []
     for weight in (0.0, 1.0):
-        model = network(catalogue, ranking=True)
+        model = network(catalogue, ranking=True, word_width=word_width)
         with torch.no_grad():
             model.head.hidden.weight.zero_()
             model.head.hidden.bias.zero_()
