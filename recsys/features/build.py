@@ -23,6 +23,7 @@ from recsys.features.staging import stage_events
 from recsys.features.tables import DataError, SourceTable, TableInput
 
 _SPILL = "spill"
+_COMPRESSION = {"compression"}
 _Config = dict[str, str | bool | int | float | list[str]]
 
 
@@ -44,10 +45,17 @@ def source_tables(
 
 
 def fingerprint(schema: Schema, sources: Mapping[str, SourceTable], encoders: Mapping[str, SentenceEncoder]) -> str:
-    """Names the content of the sources, the schema, the sentence encoders and the format of the files."""
+    """Names the content of the sources, the schema, the sentence encoders and the format of the files.
+
+    How tables are compressed is no matter of a log: models that hold theirs differently read, and are judged on, one.
+    """
     parts = {role: source.fingerprint() for role, source in sources.items()}
     identities = {name: encoder.identity for name, encoder in encoders.items()}
-    text = json.dumps([FORMAT_VERSION, schema.model_dump(mode="json"), parts, identities], sort_keys=True)
+    declared = schema.model_dump(
+        mode="json",
+        exclude={"item_table": _COMPRESSION, "user_table": _COMPRESSION, "tables": {"__all__": _COMPRESSION}},
+    )
+    text = json.dumps([FORMAT_VERSION, declared, parts, identities], sort_keys=True)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

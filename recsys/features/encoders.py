@@ -9,13 +9,25 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from recsys.features.embedding_table import MIN_DOCUMENT_FREQUENCY, Table
 from recsys.features.raw_values import RawValues
-from recsys.features.schema import Entity, Schema, Table
+from recsys.features.schema import Feature, Schema
 from recsys.features.tables import DataError
 from recsys.features.vocabulary import Encoder, HashBuckets, Vocabulary
 
-MIN_DOCUMENT_FREQUENCY = 2
-"""A word enters a vocabulary when this many texts hold it; a word of one text says nothing of any other."""
+
+def id_encoder(table: Table, ids: Vocabulary, events: NDArray[np.int64]) -> Encoder:
+    """The encoder of the table of the ids themselves, of items or of users.
+
+    Args:
+        table: as the schema declares it.
+        ids: all ids of the log.
+        events: `[n + 1]` int64 events of each.
+    """
+    if table.buckets is not None:
+        return HashBuckets(table.buckets)
+    own = ids.values if table.min_count is None else ids.values[events[1:] >= table.min_count]
+    return Vocabulary(own, table.shared_rows)
 
 
 def build_encoders(schema: Schema, features: Iterable[RawValues]) -> dict[str, Encoder]:
@@ -46,36 +58,44 @@ def _table_encoder(table: Table, parts: Sequence[RawValues]) -> Encoder:
     """The encoder of a table that the given features feed."""
     if table.buckets is not None:
         return HashBuckets(table.buckets)
-    return Vocabulary.of(_vocabulary_values(parts), table.unknown_buckets if table.unknown == "hash" else 0)
+    return Vocabulary.of(_vocabulary_values(table, parts), table.shared_rows)
 
 
-def _vocabulary_values(parts: Sequence[RawValues]) -> pd.Index:
-    """What features bring into the vocabulary they share; rare words of texts stay out."""
+def _vocabulary_values(table: Table, parts: Sequence[RawValues]) -> pd.Index:
+    """What features bring into the vocabulary they share; unless the table says so, only words of texts can be rare."""
+    if table.min_count is not None and parts:
+        return frequent_values(parts, table.min_count)
     whole = [raw.distinct for raw in parts if raw.feature.type != "text"]
     texts = [raw for raw in parts if raw.feature.type == "text"]
-    found = [*whole, frequent_words(texts)] if texts else whole
+    found = [*whole, frequent_values(texts, MIN_DOCUMENT_FREQUENCY)] if texts else whole
     return found[0].append(found[1:]) if found else pd.Index([])
 
 
-def frequent_words(texts: Sequence[RawValues]) -> pd.Index:
-    """The words that at least `MIN_DOCUMENT_FREQUENCY` texts hold.
+def frequent_values(parts: Sequence[RawValues], min_count: int) -> pd.Index:
+    """The values that are seen at least `min_count` times.
 
-    An item's title and its description are one text, an item and a query are two, and a query is one for each event
-    that it stands in: what was asked often is no rare word, though its text is one.
+    An item's title and its description are one text, so that it states a word once; an item and a query are two, and a
+    query is one for each event that it stands in: what was asked often is no rare word, though its text is one.
 
     Args:
-        texts: features of type `text` that share a table.
+        parts: features that share a table.
+        min_count: how often a value must be seen.
     """
-    place, words = pd.factorize(texts[0].distinct.append([raw.distinct for raw in texts[1:]]))
-    starts = np.cumsum([0, *(len(raw.distinct) for raw in texts)])
-    pairs: dict[Entity, list[NDArray[np.int64]]] = defaultdict(list)
-    for raw, start in zip(texts, starts, strict=False):
-        pairs[raw.feature.entity].append(raw.ids * len(words) + place[start + raw.at])
-    copies = {raw.feature.entity: raw.copies for raw in texts}
-    frequency = np.zeros(len(words))
-    for entity, found in pairs.items():
+    place, values = pd.factorize(parts[0].distinct.append([raw.distinct for raw in parts[1:]]))
+    starts = np.cumsum([0, *(len(raw.distinct) for raw in parts)])
+    pairs: dict[tuple[str, str], list[NDArray[np.int64]]] = defaultdict(list)
+    for raw, start in zip(parts, starts, strict=False):
+        pairs[_stated_by(raw.feature)].append(raw.ids * len(values) + place[start + raw.at])
+    copies = {_stated_by(raw.feature): raw.copies for raw in parts}
+    frequency = np.zeros(len(values))
+    for origin, found in pairs.items():
         pair = np.sort(np.concatenate(found))  # np.unique hashes, which takes 18 times as long for millions
-        ids, word = np.divmod(pair[np.diff(pair, prepend=-1) > 0], max(len(words), 1))
-        times = copies[entity]
-        frequency += np.bincount(word, None if times is None else times[ids], minlength=len(words))
-    return pd.Index(words[frequency >= MIN_DOCUMENT_FREQUENCY])
+        ids, value = np.divmod(pair[np.diff(pair, prepend=-1) > 0], max(len(values), 1))
+        times = copies[origin]
+        frequency += np.bincount(value, None if times is None else times[ids], minlength=len(values))
+    return pd.Index(values[frequency >= min_count])
+
+
+def _stated_by(feature: Feature) -> tuple[str, str]:
+    """Features of one item, user or query are counted together; each feature of events was counted by itself."""
+    return feature.entity, feature.name if feature.entity == "event" else ""

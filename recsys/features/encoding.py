@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from recsys.features.column_store import ColumnSink
-from recsys.features.encoders import build_encoders
+from recsys.features.column_store import Chunk, ColumnSink
+from recsys.features.embedding_table import Table
+from recsys.features.encoders import build_encoders, id_encoder
 from recsys.features.event_stream import merge_duplicates, sorted_events
 from recsys.features.jagged import offsets_of
 from recsys.features.log_data import LogData
 from recsys.features.progress import Progress
 from recsys.features.raw_values import RawValues
-from recsys.features.schema import CODES, DENSE, Entity, Schema, Table
+from recsys.features.schema import CODES, DENSE, Entity, Feature, Schema
 from recsys.features.sentence_cache import SentenceEmbedder
 from recsys.features.sentences import SentenceModel
 from recsys.features.side_features import SideFeatures, raw_values, side_features
 from recsys.features.side_tables import SideTable, query_table, read_side_table, side_columns
 from recsys.features.staging import Staged
+from recsys.features.table_usage import Lookups, TableUsage
 from recsys.features.tables import DataError, SourceTable
 from recsys.features.vocabulary import Encoder, Vocabulary, as_values
 
@@ -50,8 +53,9 @@ def encode(
         DataError: a side table cannot be used, or there are more ids than a log can hold.
         SentenceError: a sentence encoder cannot be loaded.
     """
-    users = _id_vocabulary(staged, "user_id", schema.user_table)
-    items = _id_vocabulary(staged, "item_id", schema.item_table)
+    user_table = schema.user_table or Table()
+    users, user_events = _id_vocabulary(staged, "user_id", user_table)
+    items, item_events = _id_vocabulary(staged, "item_id", schema.item_table)
     codes = {name: Vocabulary.of(staged.distinct(name)) for name in CODES if name in staged.coded}
     ids = {"user": users, "item": items, "query": codes.get("query", Vocabulary.of([]))}
 
@@ -64,8 +68,20 @@ def encode(
         for feature in schema.of(entity)
         if feature.type not in DENSE
     }
-    shared = build_encoders(schema, [*raw.values(), *_of_events(staged, schema)])
-    encoders: dict[str, Encoder] = {"user_id": users, "item_id": items, **shared, **codes}
+    of_events = [_event_values(staged, feature) for feature in schema.of("event") if feature.table is not None]
+    shared = build_encoders(schema, [*raw.values(), *of_events])
+    encoders: dict[str, Encoder] = {
+        "user_id": id_encoder(user_table, users, user_events),
+        "item_id": id_encoder(schema.item_table, items, item_events),
+        **shared,
+        **codes,
+    }
+    usage = _usage(
+        {name: encoders[name] for name in schema.table_names()},
+        {"user_id": Lookups(users.values, user_events[1:]), "item_id": Lookups(items.values, item_events[1:])},
+        [*raw.values(), *of_events],
+        {"user": user_events, "item": item_events},
+    )
     known = {
         entity: side_features(schema.of(entity), side, raw, encoders, len(ids[entity]), embed)
         for entity, side in sides.items()
@@ -75,7 +91,9 @@ def encode(
         facts |= features.facts
         scaling |= features.scaling
 
-    lengths, kept = _write_events(staged, encoders, schema, scaling, sink, progress)
+    columns = encoders | {f.name: encoders[f.table] for f in schema.of("event") if f.table is not None}
+    columns |= {"user_id": users, "item_id": items}  # events hold the ids, whatever rows their table has for them
+    lengths, kept = _write_events(sorted_events(staged, columns, scaling), staged, schema, len(users), sink, progress)
     facts |= {"events_kept": kept, "events_merged": staged.rows - kept, "users": len(users), "items": len(items)}
     item, user, query = (known.get(entity, SideFeatures()) for entity in ("item", "user", "query"))
     vectors = {**item.vectors, **user.vectors, **query.vectors}
@@ -86,6 +104,7 @@ def encode(
         offsets=offsets_of(lengths),
         columns=sink.close(),
         encoders=encoders,
+        usage=usage,
         item_features=item.jagged,
         user_features=user.jagged,
         query_features=query.jagged,
@@ -118,25 +137,38 @@ def _side_tables(
     return sides, facts
 
 
-def _of_events(staged: Staged, schema: Schema) -> list[RawValues]:
-    """The distinct values of the event features that feed a table; which event holds which is found later."""
-    none = np.zeros(0, dtype=np.int64)
-    features = [feature for feature in schema.of("event") if feature.table is not None]
-    return [RawValues(feature, none, none, as_values(staged.distinct(feature.name))) for feature in features]
+def _event_values(staged: Staged, feature: Feature) -> RawValues:
+    """The distinct values of an event feature and the events of each; which event holds which is found later."""
+    values, events = staged.value_counts(feature.name)
+    place = np.arange(len(values))
+    return RawValues(feature, place + 1, place, as_values(values), copies=np.append(0, events))
+
+
+def _usage(
+    encoders: Mapping[str, Encoder],
+    ids: Mapping[str, Lookups],
+    features: Sequence[RawValues],
+    events: Mapping[Entity, NDArray[np.int64]],
+) -> dict[str, TableUsage]:
+    """Which rows of each table are looked up: by the ids themselves, and by the features that feed it."""
+    lookups: dict[str, list[Lookups]] = defaultdict(list, {name: [ids[name]] for name in ids})
+    for raw in features:
+        lookups[str(raw.feature.table)].append(Lookups.of(raw, events))
+    return {name: TableUsage.of(encoder, lookups[name]) for name, encoder in encoders.items()}
 
 
 def _write_events(
+    chunks: Iterator[Chunk],
     staged: Staged,
-    encoders: Mapping[str, Encoder],
     schema: Schema,
-    scaling: Mapping[str, tuple[float, float]],
+    n_users: int,
     sink: ColumnSink,
     progress: Progress | None,
 ) -> tuple[NDArray[np.int64], int]:
     """Writes the events in log order; the events of each user `[n_users + 1]`, and of all."""
-    lengths = np.zeros(encoders["user_id"].rows, dtype=np.int64)
+    lengths = np.zeros(n_users + 1, dtype=np.int64)
     kept = 0
-    for chunk in merge_duplicates(sorted_events(staged, encoders, schema, scaling), schema):
+    for chunk in merge_duplicates(chunks, schema):
         user_id = chunk.pop("user_id")
         lengths += np.bincount(user_id, minlength=len(lengths))
         sink.append(chunk)
@@ -146,16 +178,16 @@ def _write_events(
     return lengths, kept
 
 
-def _id_vocabulary(staged: Staged, name: str, table: Table | None) -> Vocabulary:
-    """Ids of users or items, ordered by raw value."""
-    values = staged.distinct(name)
-    buckets = table.unknown_buckets if table is not None and table.unknown == "hash" else 0
-    if len(values) + buckets > _MAX_IDS:
+def _id_vocabulary(staged: Staged, name: str, table: Table) -> tuple[Vocabulary, NDArray[np.int64]]:
+    """Ids of users or items, ordered by raw value, and the events of each, `[n + 1]`."""
+    values, events = staged.value_counts(name)
+    if len(values) + table.shared_rows > _MAX_IDS:
         raise DataError(
             f"column `{staged.columns[name].source}`: {len(values):,} distinct ids, but a log holds at most "
             f"{_MAX_IDS:,}. Split the log"
         )
-    return Vocabulary.of(values, buckets)
+    ascending, order = as_values(values).sort_values(return_indexer=True)
+    return Vocabulary(ascending), np.append(0, events[order])
 
 
 def _titles(schema: Schema, side: SideTable | None, items: Vocabulary) -> NDArray[np.str_] | None:

@@ -56,10 +56,14 @@ class EventLog(LogData):
     @property
     def table_rows(self) -> dict[str, int]:
         """Rows of each embedding table of the schema, the padding row included."""
-        tables = {feature.table for feature in self.schema.features if feature.table is not None} | {"item_id"}
-        if self.schema.user_table is not None:
-            tables.add("user_id")
-        return {name: self.encoders[name].rows for name in sorted(tables)}
+        return {name: self.encoders[name].rows for name in self.schema.table_names()}
+
+    def item_rows(self) -> NDArray[np.int64] | None:
+        """`[n_items + 1]` int64, the row of the table `item_id` that each item has, 0 for none; None: its own id."""
+        encoder = self.encoders["item_id"]
+        if isinstance(encoder, Vocabulary) and len(encoder) == self.n_items:
+            return None
+        return np.append(0, encoder.encode(self.items.values))
 
     def user_ids(self) -> NDArray[np.int64]:
         """`[n_events]` int64, the user of each event (computed; it is not stored)."""

@@ -18,24 +18,25 @@ _CHUNK = 1 << 19
 
 
 def sorted_events(
-    staged: Staged, encoders: Mapping[str, Encoder], schema: Schema, scaling: Mapping[str, tuple[float, float]]
+    staged: Staged, encoders: Mapping[str, Encoder], scaling: Mapping[str, tuple[float, float]]
 ) -> Iterator[Chunk]:
     """Chunks of events in log order: (user, timestamp, order column, row in the source).
 
     Args:
         staged: the checked events.
-        encoders: how the coded columns become codes.
-        schema: names the tables of event features.
+        encoders: how the coded columns become codes, by the column's name.
         scaling: mean and standard deviation of numeric event features.
 
     Yields:
         Chunks with `user_id`, `item_id` and further codes int32, `timestamp` int64, `weight` and the like.
     """
-    table_of = {feature.name: str(feature.table) for feature in schema.of("event")}
     selected, joins = [], []
     for name in staged.coded:
-        encoder = encoders[table_of.get(name, name)]
-        values = encoder.values if isinstance(encoder, Vocabulary) else staged.distinct(name)
+        encoder = encoders[name]
+        if isinstance(encoder, Vocabulary) and not encoder.unknown_buckets:
+            values = encoder.values
+        else:  # values without a row of their own have codes, too
+            values = staged.distinct(name)
         codes = encoder.encode(values).astype(np.int32)
         mapping = f"codes_{name}"
         arrays = {"raw": pa.Array.from_pandas(values), "code": pa.array(codes)}

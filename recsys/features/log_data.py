@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from recsys.features.jagged import JaggedColumn
 from recsys.features.schema import Schema
 from recsys.features.sentences import SentenceModel
+from recsys.features.table_usage import TableUsage
 from recsys.features.vocabulary import Encoder, Vocabulary
 
 
@@ -26,7 +27,9 @@ class LogData:
         columns: `[n_events]` each, in memory or memory-mapped: `item_id` int32 and `timestamp` int64 (Unix seconds,
             UTC); those the schema names of `action`, `query`, `session_id`, `request_id` (int32 codes, 0 for none),
             `weight` and `propensity` (float32), `position` (int32); one per event feature (int32 codes or float32).
-        encoders: how raw values become codes, by table name and by the name of a column of codes.
+        encoders: how raw values become codes, by table name and by the name of a column of codes. Of `user_id` and
+            `item_id` the columns hold ids; the encoders say which rows of their tables the ids have.
+        usage: table name -> what looks up which of its rows; empty in logs of versions that did not count it.
         item_features: feature name -> `[n_items + 1]` rows of table rows.
         user_features: feature name -> `[n_users + 1]` rows of table rows.
         query_features: feature name -> `[n_queries + 1]` rows of table rows, by the codes of the column `query`.
@@ -49,6 +52,7 @@ class LogData:
     offsets: NDArray[np.int64]
     columns: dict[str, NDArray[Any]]
     encoders: dict[str, Encoder] = field(default_factory=dict)
+    usage: dict[str, TableUsage] = field(default_factory=dict)
     item_features: dict[str, JaggedColumn] = field(default_factory=dict)
     user_features: dict[str, JaggedColumn] = field(default_factory=dict)
     query_features: dict[str, JaggedColumn] = field(default_factory=dict)

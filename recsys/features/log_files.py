@@ -17,7 +17,8 @@ from recsys.features.jagged import JaggedColumn
 from recsys.features.log_data import LogData
 from recsys.features.schema import DENSE, Entity, FeatureType, Schema
 from recsys.features.sentences import SentenceModel
-from recsys.features.vocabulary import Encoder, HashBuckets, Vocabulary
+from recsys.features.table_usage import TableUsage
+from recsys.features.vocabulary import HashBuckets, Vocabulary
 
 FORMAT_VERSION = 3
 """Version of the files that `write` writes; part of every fingerprint, so an old cache is never read by new code."""
@@ -52,8 +53,13 @@ def write(log: LogData, folder: Path) -> None:
     for entity, arrays in dense.items():
         for name, values in arrays.items():
             np.save(folder / f"{entity}.{name}.npy", values)
-    for name, vocabulary in log.vocabularies.items():
+    vocabularies, of_tables = _vocabularies(log)
+    for name, vocabulary in vocabularies.items():
         vocabulary.save(folder / f"vocabulary.{name}.parquet")
+    for name, vocabulary in of_tables.items():
+        vocabulary.save(folder / f"table.{name}.parquet")
+    for name, usage in log.usage.items():
+        np.save(folder / f"usage.{name}.npy", usage.stacked())
     if log.item_titles is not None:
         pd.DataFrame({"title": log.item_titles}).to_parquet(folder / "item_titles.parquet")
     manifest = {
@@ -62,13 +68,22 @@ def write(log: LogData, folder: Path) -> None:
         "schema": log.schema.model_dump(mode="json"),
         "columns": sorted(log.columns),
         "hash_tables": {n: e.buckets for n, e in log.encoders.items() if isinstance(e, HashBuckets)},
-        "vocabularies": sorted(log.vocabularies),
+        "vocabularies": sorted(vocabularies),
+        "id_tables": sorted(of_tables),
+        "usage": sorted(log.usage),
         "scaling": log.scaling,
         "sentence_models": {name: asdict(model) for name, model in log.sentence_models.items()},
         "titles": log.item_titles is not None,
         "facts": log.facts,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8")
+
+
+def _vocabularies(log: LogData) -> tuple[dict[str, Vocabulary], dict[str, Vocabulary]]:
+    """The vocabularies by name, and those of tables that give only some ids a row of their own."""
+    ids = {"user_id": log.users, "item_id": log.items}
+    of_tables = {n: v for n, v in log.vocabularies.items() if n in ids and len(v) < len(ids[n])}
+    return ids | {n: v for n, v in log.vocabularies.items() if n not in of_tables}, of_tables
 
 
 def read(folder: Path) -> LogData:
@@ -80,12 +95,13 @@ def read(folder: Path) -> LogData:
     manifest = _manifest(folder)
     schema = Schema.parse(manifest["schema"], origin=str(folder / MANIFEST))
     load: Callable[[Path], NDArray[Any]] = partial(np.load, mmap_mode="r", allow_pickle=False)
-    encoders: dict[str, Encoder] = {
+    encoders: dict[str, Any] = {
         name: Vocabulary.load(folder / f"vocabulary.{name}.parquet") for name in manifest["vocabularies"]
     }
+    users, items = (Vocabulary(encoders[name].values) for name in ("user_id", "item_id"))
+    # What was added later is missing in older logs.
+    encoders |= {name: Vocabulary.load(folder / f"table.{name}.parquet") for name in manifest.get("id_tables", ())}
     encoders |= {name: HashBuckets(buckets) for name, buckets in manifest["hash_tables"].items()}
-    users, items = encoders["user_id"], encoders["item_id"]
-    assert isinstance(users, Vocabulary) and isinstance(items, Vocabulary)
 
     def jagged(entity: Entity) -> dict[str, JaggedColumn]:
         names = [feature.name for feature in schema.of(entity) if feature.type not in DENSE]
@@ -107,6 +123,7 @@ def read(folder: Path) -> LogData:
         offsets=np.load(folder / "offsets.npy", allow_pickle=False),
         columns={name: load(folder / "columns" / f"{name}.npy") for name in manifest["columns"]},
         encoders=encoders,
+        usage={name: TableUsage(*load(folder / f"usage.{name}.npy")) for name in manifest.get("usage", ())},
         item_features=jagged("item"),
         user_features=jagged("user"),
         query_features=jagged("query"),

@@ -6,6 +6,7 @@ import os
 import shutil
 import socket
 import uuid
+from dataclasses import replace
 from pathlib import Path
 
 from recsys.features.build import build_in_folder, fingerprint, source_tables
@@ -71,7 +72,7 @@ def prepare(
             _publish(temporary, final)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
-    return EventLog.open(final)
+    return replace(EventLog.open(final), schema=schema)  # the one that wrote it may have held its tables differently
 
 
 def _publish(temporary: Path, final: Path) -> None:

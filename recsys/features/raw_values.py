@@ -25,7 +25,7 @@ class RawValues:
         at: `[m]` int64 places in `distinct`.
         distinct: the distinct values, in no order that matters.
         copies: `[n + 1]` int64, how often the source states each entity's values; None: once. A query stands in many
-            events.
+            events, and so does each distinct value of an event feature, which is an entity of its own here.
     """
 
     feature: Feature

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
+
+from recsys.features.embedding_table import Strict, Table
 
 FeatureType = Literal["categorical", "categorical_list", "numeric", "text", "vector", "sentence"]
 Entity = Literal["item", "user", "event", "query"]
@@ -28,11 +30,7 @@ class SchemaError(ValueError):
     """A schema that cannot be used; the message names the file and the key."""
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class EventColumns(_Strict):
+class EventColumns(Strict):
     """Names of the columns in the source log; only the first three must exist."""
 
     user_id: str = "user_id"
@@ -57,30 +55,7 @@ class EventColumns(_Strict):
         return {name: column for name in names if (column := getattr(self, name)) is not None}
 
 
-class Table(_Strict):
-    """One TorchRec embedding table.
-
-    A `vocabulary` table has one row per distinct value seen when the log is prepared; a `hash` table has
-    `buckets` rows whatever the log holds. Row 0 is padding in both.
-    """
-
-    dim: Annotated[int, Field(gt=0)] | None = None
-    """Embedding dimension; None takes the model's width."""
-    encoding: Literal["vocabulary", "hash"] = "vocabulary"
-    buckets: Annotated[int, Field(gt=1)] | None = None
-    """Rows of a hash table (padding excluded); required there, refused elsewhere."""
-    unknown: Literal["drop", "hash"] = "drop"
-    """What a value that the vocabulary does not know becomes: nothing, or one of `unknown_buckets` rows."""
-    unknown_buckets: Annotated[int, Field(gt=0)] = 1
-
-    @model_validator(mode="after")
-    def _check(self) -> Table:
-        if (self.encoding == "hash") != (self.buckets is not None):
-            raise ValueError("`buckets` is needed by `encoding: hash` and by nothing else")
-        return self
-
-
-class Feature(_Strict):
+class Feature(Strict):
     """A side feature of an item, a user, an event or a query."""
 
     name: str
@@ -146,7 +121,7 @@ class Feature(_Strict):
             raise ValueError(f"feature `{self.name}`: words of a query are no ids: give it another table")
 
 
-class Schema(_Strict):
+class Schema(Strict):
     """What a log contains, read from YAML; unknown keys are refused.
 
     Example:
@@ -164,7 +139,7 @@ class Schema(_Strict):
     user_key: str = "user_id"
     """Column of the user side table that holds the user id."""
     features: tuple[Feature, ...] = ()
-    tables: dict[str, Table] = {}
+    tables: dict[str, Table] = Field(default_factory=dict)
     """Tables by name; a table that a feature names and that is not listed here gets the defaults."""
     item_table: Table = Table()
     """The table of the item ids themselves."""
@@ -195,14 +170,29 @@ class Schema(_Strict):
             )
         if self.user_table is None and any(feature.table == "user_id" for feature in self.features):
             raise ValueError("a feature feeds the table `user_id`: set `user_table`")
+        for feature in self.features:
+            compression = self.table(feature).compression if feature.table is not None else None
+            if compression is not None and compression.combine == "product":
+                raise ValueError(
+                    f"table `{feature.table}`: feature `{feature.name}` is pooled, and a sum of products is no product "
+                    "of sums: set `compression.combine: sum`"
+                )
         return self
 
     def table(self, feature: Feature) -> Table:
         """The table that `feature` feeds, with defaults where the schema lists none."""
         if feature.table is None:
             raise ValueError(f"feature `{feature.name}` feeds no table")
-        own = {"item_id": self.item_table, "user_id": self.user_table}.get(feature.table)
-        return own or self.tables.get(feature.table, Table())
+        return self.table_named(feature.table)
+
+    def table_named(self, name: str) -> Table:
+        """The table of that name; `item_id` and `user_id` are those of the ids."""
+        return {"item_id": self.item_table, "user_id": self.user_table}.get(name) or self.tables.get(name, Table())
+
+    def table_names(self) -> list[str]:
+        """The tables of a log of this schema: that of the items, of users where it is set, and those features feed."""
+        fed = {feature.table for feature in self.features if feature.table is not None}
+        return sorted(fed | {"item_id"} | ({"user_id"} if self.user_table is not None else set()))
 
     def of(self, entity: Entity) -> tuple[Feature, ...]:
         """The features of items, users, events or queries, in the schema's order."""

@@ -66,13 +66,18 @@ class Staged:
         query = f"SELECT DISTINCT {value} AS value FROM staged WHERE value IS NOT NULL"
         return pd.Index(fetch_table(self.connection, query)["value"].to_pandas())
 
-    def counts(self, name: str, vocabulary: Vocabulary) -> NDArray[np.int64]:
-        """`[n + 1]` int64: the rows of each id of the vocabulary of a coded column; 0 for the padding."""
+    def value_counts(self, name: str) -> tuple[pd.Index, NDArray[np.int64]]:
+        """The distinct values of a coded column, missing ones left out, and the rows of each, `[n]` int64."""
         value = self.columns[name].value
         query = f"SELECT {value} AS value, count(*) AS rows FROM staged WHERE value IS NOT NULL GROUP BY 1"
         table = fetch_table(self.connection, query)
+        return pd.Index(table["value"].to_pandas()), table["rows"].to_numpy()
+
+    def counts(self, name: str, vocabulary: Vocabulary) -> NDArray[np.int64]:
+        """`[n + 1]` int64: the rows of each id of the vocabulary of a coded column; 0 for the padding."""
+        values, rows = self.value_counts(name)
         counts = np.zeros(len(vocabulary) + 1, dtype=np.int64)
-        counts[vocabulary.encode(table["value"].to_pandas())] = table["rows"].to_numpy()
+        counts[vocabulary.encode(values)] = rows
         return counts
 
     def scaling(self, name: str) -> tuple[float, float]:

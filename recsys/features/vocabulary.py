@@ -50,6 +50,10 @@ class Encoder(Protocol):
     def rows(self) -> int:
         """Rows of the table, the padding row included."""
 
+    @property
+    def first_bucket(self) -> int:
+        """The first row that a hash chooses; the rows before it belong to one value each."""
+
     def encode(self, values: ArrayLike | pd.Series | pd.Index) -> NDArray[np.int64]:
         """`[n]` int64 rows of `[n]` raw values; 0 for a value that becomes nothing."""
 
@@ -69,6 +73,11 @@ class HashBuckets:
     def rows(self) -> int:
         """Rows of the table, the padding row included."""
         return self.buckets + 1
+
+    @property
+    def first_bucket(self) -> int:
+        """Row 1: all are chosen by hash."""
+        return 1
 
     def encode(self, values: ArrayLike | pd.Series | pd.Index) -> NDArray[np.int64]:
         """`[n]` int64 in 1..buckets; 0 for a missing value."""
@@ -115,6 +124,11 @@ class Vocabulary:
     def rows(self) -> int:
         """Rows of the table: padding, one per value, and the buckets of unknown values."""
         return 1 + len(self.values) + self.unknown_buckets
+
+    @property
+    def first_bucket(self) -> int:
+        """The row after the last id."""
+        return 1 + len(self.values)
 
     def encode(self, values: ArrayLike | pd.Series | pd.Index) -> NDArray[np.int64]:
         """The ids of raw values.

@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 
 from recsys.features.datasets import dataset_names, recipe
-from recsys.features.schema import Schema, SchemaError, Table
+from recsys.features.embedding_table import Table
+from recsys.features.schema import Schema, SchemaError
 
 BRAND = {"name": "brand", "column": "brand", "type": "categorical"}
+PRODUCT = {"method": "quotient_remainder", "rows": 8, "combine": "product"}
 
 WORDS = {"name": "words", "type": "text", "entity": "query"}
 ASKED = {"events": {"query": "asked"}}
@@ -52,11 +54,27 @@ def parse(**keys: object) -> Schema:
         ({"features": [BRAND], "tables": {"brand": {"encoding": "hash"}}}, "`buckets` is needed"),
         ({"features": [BRAND], "tables": {"brand": {"buckets": 8}}}, "`buckets` is needed"),
         ({"features": [BRAND], "tables": {"brand": {"dim": 0}}}, "tables.brand.dim"),
+        ({"item_table": {"encoding": "hash", "buckets": 8, "min_count": 2}}, "item_table: .* a hash table has none"),
+        ({"item_table": {"min_count": 0}}, "item_table.min_count"),
+        ({"item_table": {"encoding": "hash", "buckets": 2**31}}, "item_table.buckets"),
+        ({"item_table": {"compression": {"method": "double_hash"}}}, "item_table.compression.rows: Field required"),
+        ({"item_table": {"compression": {"method": "triple_hash", "rows": 8}}}, "item_table.compression.method"),
+        ({"features": [BRAND], "tables": {"brand": {"compression": PRODUCT}}}, "table `brand`: .* is pooled"),
+        ({"features": [BRAND | {"table": "item_id"}], "item_table": {"compression": PRODUCT}}, "table `item_id`: .*"),
     ],
 )
 def test_errors_name_the_key(keys: dict, expected: str) -> None:
     with pytest.raises(SchemaError, match=expected):
         parse(**keys)
+
+
+def test_later_options_stand_in_a_dump_only_where_they_are_set() -> None:
+    """The fingerprint of a log is made of the dump: schemas that are older keep theirs."""
+    plain = parse(item_table={"dim": 4}).model_dump(mode="json")["item_table"]
+    assert plain == {"dim": 4, "encoding": "vocabulary", "buckets": None, "unknown": "drop", "unknown_buckets": 1}
+    schema = parse(item_table={"min_count": 1, "compression": PRODUCT})
+    assert schema.model_dump(mode="json")["item_table"]["compression"] == PRODUCT
+    assert Schema.parse(schema.model_dump(mode="json")) == schema
 
 
 def test_files_are_named(tmp_path: Path) -> None:

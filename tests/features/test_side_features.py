@@ -119,7 +119,8 @@ def test_a_feature_may_feed_the_table_of_item_ids() -> None:
 def test_policy_of_unknown_ids(unknown: str, rows: int) -> None:
     log = EventLog.from_frame(EVENTS, schema(item_table={"unknown": unknown, "unknown_buckets": 3}))
     assert log.table_rows["item_id"] == rows and log.n_items == 4
-    code = int(log.items.encode([12345])[0])
+    assert log.items.encode([12345])[0] == 0  # no item of the catalogue, whatever row its vector would have
+    code = int(log.encoders["item_id"].encode([12345])[0])
     assert code == 0 if unknown == "drop" else code in (5, 6, 7)
 
 

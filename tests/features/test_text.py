@@ -11,7 +11,7 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recsys.features.encoders import build_encoders, frequent_words
+from recsys.features.encoders import build_encoders, frequent_values
 from recsys.features.raw_values import jagged_column
 from recsys.features.schema import Feature, Schema
 from recsys.features.text import character_runs, text_values
@@ -84,9 +84,9 @@ def test_rare_words_are_counted_over_all_texts_of_a_table() -> None:
     count: Counter[str] = Counter()
     for (entity, number), text in texts_of.items():
         count.update({word: 5 if (entity, number) == ("query", 2) else 1 for word in set(text.split())})
-    whole = {word for word in frequent_words([title, about, asked]) if not word.startswith("#")}
+    whole = {word for word in frequent_values([title, about, asked], 2) if not word.startswith("#")}
     assert whole == {word for word, n in count.items() if n >= 2} == {"shoe", "sole", "tie", "blue"}
-    runs = [word for word in frequent_words([title, about]) if word.startswith("#")]
+    runs = [word for word in frequent_values([title, about], 2) if word.startswith("#")]
     assert not runs  # `red`, `sole` and `lace` stand in one item each, and so do their runs
 
 
