@@ -30,6 +30,7 @@ class Catalogue:
         numeric: item feature name -> float32 `[n_items + 1]`.
         vectors: item feature name -> float `[n_items + 1, dim]`, which no model changes.
         query_dims: name of each query feature that is a vector -> its dimension.
+        item_rows: `[n_items + 1]` int64, the row of the table `item_id` of each item, 0 for none; None: its own id.
     """
 
     schema: Schema
@@ -43,6 +44,7 @@ class Catalogue:
     numeric: dict[str, Tensor] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
     query_dims: dict[str, int] = field(default_factory=dict)
+    item_rows: Tensor | None = None
 
     @classmethod
     def from_split(cls, split: Split, max_length: int = 50) -> Catalogue:
@@ -58,8 +60,20 @@ class Catalogue:
         actions = tuple(log.vocabularies["action"].values.astype(str)) if "action" in log.columns else ()
         rows = log.table_rows | ({"action": 1 + len(actions)} if actions else {})
         dims = {name: values.shape[1] for name, values in log.query_vectors.items()}
+        own = log.item_rows()
         return cls(
-            log.schema, log.n_items, log.n_users, rows, counts, max_length, actions, jagged, numeric, vectors, dims
+            schema=log.schema,
+            n_items=log.n_items,
+            n_users=log.n_users,
+            table_rows=rows,
+            counts=counts,
+            max_length=max_length,
+            actions=actions,
+            jagged=jagged,
+            numeric=numeric,
+            vectors=vectors,
+            query_dims=dims,
+            item_rows=None if own is None else torch.tensor(own),
         )
 
     def config(self) -> dict[str, Any]:
@@ -77,6 +91,7 @@ class Catalogue:
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, for a safetensors file."""
         out = {"counts": self.counts} | {f"numeric.{name}": values for name, values in self.numeric.items()}
+        out |= {} if self.item_rows is None else {"item_rows": self.item_rows}
         out |= {f"vectors.{name}": values for name, values in self.vectors.items()}
         for name, (values, offsets) in self.jagged.items():
             out |= {f"jagged.{name}.values": values, f"jagged.{name}.offsets": offsets}
@@ -96,6 +111,7 @@ class Catalogue:
             max_length=config["max_length"],
             actions=tuple(config.get("actions", ())),  # models saved before there were any lack both
             query_dims=config.get("query_dims", {}),
+            item_rows=tensors.get("item_rows"),
             jagged={
                 feature.name: (tensors[f"jagged.{feature.name}.values"], tensors[f"jagged.{feature.name}.offsets"])
                 for feature in features

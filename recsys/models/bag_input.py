@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.catalogue import Catalogue, gather_jagged
 from recsys.features.queries import Queries
+from recsys.models.compositional import Composition
 
 
 class BagInput(nn.Module):
@@ -19,11 +20,15 @@ class BagInput(nn.Module):
         catalogue: holds the features of the items.
         items: names of item features that feed tables.
         queries: names of text features of queries.
+        held: how the table of each feature is held.
     """
 
-    def __init__(self, catalogue: Catalogue, items: Sequence[str], queries: Sequence[str]):
+    def __init__(
+        self, catalogue: Catalogue, items: Sequence[str], queries: Sequence[str], held: Mapping[str, Composition]
+    ):
         super().__init__()
         self.items, self.queries = tuple(items), tuple(queries)
+        self.held = {name: held[name] for name in self.items + self.queries}
         for name in self.items:
             values, offsets = catalogue.jagged[name]
             self.register_buffer(f"{name}_values", values, persistent=False)
@@ -37,18 +42,24 @@ class BagInput(nn.Module):
             queries: Q queries; None: there are none.
 
         Returns:
-            `n + Q + 1` rows of each feature; `n` without queries.
+            `n + Q + 1` rows of each feature and part of its table; `n` without queries.
         """
         rows = 0 if queries is None else len(queries)
         values, lengths = [], []
         for name in self.items:
             picked, length = gather_jagged(getattr(self, f"{name}_values"), getattr(self, f"{name}_offsets"), ids)
-            values.append(picked)
-            lengths += [length, length.new_zeros(rows)]
+            for part in self.held[name].partition.places(picked):
+                values.append(part)
+                lengths += [length, length.new_zeros(rows)]
         for name in self.queries:
             picked, offsets = (ids[:0], ids.new_zeros(1)) if queries is None else queries.jagged[name]
-            values.append(picked)
-            lengths += [torch.zeros_like(ids), offsets.diff()]
-        return KeyedJaggedTensor(
-            keys=[*self.items, *self.queries], values=torch.cat(values), lengths=torch.cat(lengths)
-        )
+            for part in self.held[name].partition.places(picked):
+                values.append(part)
+                lengths += [torch.zeros_like(ids), offsets.diff()]
+        keys = [key for name, held in self.held.items() for key in held.names(name)]
+        return KeyedJaggedTensor(keys=keys, values=torch.cat(values), lengths=torch.cat(lengths))
+
+    def pooled(self, name: str, parts: Mapping[str, Tensor]) -> Tensor:
+        """The vectors of a feature, `[n + Q + 1, dim]`, from those of the parts of its table by key."""
+        held = self.held[name]
+        return held.combined([parts[key] for key in held.names(name)])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 from torch import Tensor, nn
 from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
@@ -12,8 +10,9 @@ from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.features.catalogue import Catalogue
 from recsys.features.queries import Queries
-from recsys.features.schema import DENSE, Feature
+from recsys.features.schema import DENSE, Feature, SchemaError
 from recsys.models.bag_input import BagInput
+from recsys.models.compositional import Composition
 from recsys.models.word_match import WordMatch
 
 POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
@@ -66,6 +65,7 @@ class ItemEncoder(nn.Module):
     """
 
     numeric_values: Tensor
+    item_rows: Tensor | None
 
     def __init__(
         self,
@@ -86,19 +86,25 @@ class ItemEncoder(nn.Module):
         self.bagged = tuple(feature for feature in features if feature.type not in DENSE)
         self.query_texts = tuple(feature for feature in asked if feature.type not in DENSE)
         self.numeric = tuple(feature.name for feature in features if feature.type == "numeric")
-        init = partial(nn.init.normal_, std=init_std)
 
         id_dim = schema.item_table.dim or width
         self.width = width
-        table = EmbeddingConfig(
-            name="item_id", embedding_dim=id_dim, num_embeddings=catalogue.table_rows["item_id"],
-            feature_names=["item_id"], init_fn=init,
-        )  # fmt: skip
-        self.ids = EmbeddingCollection(tables=[table]) if ids else None
+        self.id_rows = Composition.of(catalogue, "item_id")
+        tables = self.id_rows.tables(EmbeddingConfig, "item_id", ["item_id"], id_dim, init_std)
+        self.ids = EmbeddingCollection(tables=tables) if ids else None
+        self.register_buffer("item_rows", catalogue.item_rows, persistent=False)
+        self.some_without_row = catalogue.item_rows is not None and not bool(catalogue.item_rows[1:].all())
+        if ids and self.some_without_row and not features:
+            raise SchemaError(
+                "item_table: items that are seen less than `min_count` times have no row, and no side features either; "
+                "let them share rows with `unknown: hash`"
+            )
         in_bags = self.bagged + self.query_texts
-        self.bags = EmbeddingBagCollection(tables=_bag_configs(catalogue, in_bags, width, init))
-        for held in (self.ids.embeddings if self.ids is not None else {}, self.bags.embedding_bags):
-            for embedding in held.values():
+        held = {feature.name: Composition.of(catalogue, str(feature.table)) for feature in in_bags}
+        bags = _bag_tables(catalogue, in_bags, held, width, init_std)
+        self.bags = EmbeddingBagCollection(tables=bags)
+        for collection in (self.ids.embeddings if self.ids is not None else {}, self.bags.embedding_bags):
+            for embedding in collection.values():
                 embedding.sparse = True
 
         dims = {feature.name: schema.table(feature).dim or width for feature in in_bags}
@@ -110,7 +116,7 @@ class ItemEncoder(nn.Module):
             }
         )
         self.numeric_map = nn.Linear(len(self.numeric), width, bias=False) if self.numeric else None
-        self.bag_input = BagInput(catalogue, [f.name for f in self.bagged], [f.name for f in self.query_texts])
+        self.bag_input = BagInput(catalogue, [f.name for f in self.bagged], [f.name for f in self.query_texts], held)
         if self.numeric:
             stacked = torch.stack([catalogue.numeric[name] for name in self.numeric], dim=1)
             self.register_buffer("numeric_values", stacked, persistent=False)
@@ -144,19 +150,14 @@ class ItemEncoder(nn.Module):
             `[n, width + word_width]` and `[Q + 1, width + word_width]`; row 0 of the latter, "no query", is zero.
         """
         n, rows = ids.shape[0], 0 if queries is None else len(queries)
-        if self.ids is None:
-            vectors = torch.zeros(n, self.width, device=ids.device)
-        else:
-            ones = torch.ones_like(ids, dtype=torch.int32)
-            looked_up = self.ids(KeyedJaggedTensor(keys=["item_id"], values=ids, lengths=ones))
-            vectors = self._to_width("item_id", looked_up["item_id"].values())
+        vectors = self._id_vectors(ids)
         asked = vectors.new_zeros(rows, self.width)
         if self.bagged or self.query_texts:
             pooled = self.bags(self.bag_input(ids, queries)).to_dict()
             for feature in self.bagged:
-                vectors = vectors + self._to_width(feature.name, pooled[feature.name][:n])
+                vectors = vectors + self._to_width(feature.name, self.bag_input.pooled(feature.name, pooled)[:n])
             for feature in self.query_texts if rows else ():
-                asked = asked + self._to_width(feature.name, pooled[feature.name][n:])
+                asked = asked + self._to_width(feature.name, self.bag_input.pooled(feature.name, pooled)[n:])
         if self.numeric_map is not None:
             vectors = vectors + self.numeric_map(self.numeric_values[ids])
         for frozen in self.frozen:
@@ -169,6 +170,19 @@ class ItemEncoder(nn.Module):
         words, asked_words = self.word_match(ids, queries)
         return torch.cat([vectors, words], dim=1), torch.cat([asked, asked_words], dim=1)
 
+    def _id_vectors(self, ids: Tensor) -> Tensor:
+        """What the ids add to the vectors of items, `[n, width]`."""
+        if self.ids is None:
+            return torch.zeros(ids.shape[0], self.width, device=ids.device)
+        rows = ids if self.item_rows is None else self.item_rows[ids]
+        places, keys = self.id_rows.partition.places(rows), self.id_rows.names("item_id")
+        ones = torch.ones_like(rows, dtype=torch.int32).repeat(len(keys))
+        looked_up = self.ids(KeyedJaggedTensor(keys=keys, values=torch.cat(places), lengths=ones))
+        vectors = self.id_rows.combined([looked_up[key].values() for key in keys])
+        if self.some_without_row:
+            vectors = vectors * (rows > 0).unsqueeze(-1)
+        return self._to_width("item_id", vectors)
+
     def _query_projection(self, name: str) -> nn.Module:
         if name not in self.shared_projection:
             return self.query_project[name]
@@ -180,21 +194,16 @@ class ItemEncoder(nn.Module):
         return self.project[name](embedding) if name in self.project else embedding
 
 
-def _bag_configs(
-    catalogue: Catalogue, features: tuple[Feature, ...], width: int, init: partial[Tensor]
+def _bag_tables(
+    catalogue: Catalogue, features: tuple[Feature, ...], held: dict[str, Composition], width: int, init_std: float
 ) -> list[EmbeddingBagConfig]:
-    """One table for each table name of the schema; features that name the same table share it."""
+    """The tables of bags; features that name the same table share it."""
     by_table: dict[str, list[Feature]] = {}
     for feature in features:
-        by_table.setdefault(feature.table or feature.name, []).append(feature)
-    return [
-        EmbeddingBagConfig(
-            name=name,
-            embedding_dim=catalogue.schema.table(sharing[0]).dim or width,
-            num_embeddings=catalogue.table_rows[name],
-            feature_names=[feature.name for feature in sharing],
-            pooling=POOLING[sharing[0].pooling],
-            init_fn=init,
-        )
-        for name, sharing in by_table.items()
-    ]
+        by_table.setdefault(str(feature.table), []).append(feature)
+    tables = []
+    for name, sharing in by_table.items():
+        dim, pooling = catalogue.schema.table_named(name).dim or width, POOLING[sharing[0].pooling]
+        names = [feature.name for feature in sharing]
+        tables += held[names[0]].tables(EmbeddingBagConfig, name, names, dim, init_std, pooling=pooling)
+    return tables

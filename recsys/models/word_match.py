@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,6 +11,7 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from recsys.features.catalogue import Catalogue
 from recsys.features.queries import Queries
 from recsys.models.bag_input import BagInput
+from recsys.models.compositional import Composition
 
 
 class WordMatch(nn.Module):
@@ -46,26 +45,24 @@ class WordMatch(nn.Module):
         self.query_features = tuple(shared)
         self.item_features = tuple(dict.fromkeys(name for names in shared.values() for name in names))
         by_table: dict[str, list[str]] = {}
+        held: dict[str, Composition] = {}
         for feature in schema.of("query") + schema.of("item"):
             if feature.name in self.query_features + self.item_features:
                 by_table.setdefault(str(feature.table), []).append(feature.name)
+                held[feature.name] = Composition.of(catalogue, str(feature.table))
         self.words = EmbeddingBagCollection(
             tables=[
-                EmbeddingBagConfig(
-                    name=f"match_{table}",
-                    embedding_dim=width,
-                    num_embeddings=catalogue.table_rows[table],
-                    feature_names=names,
-                    pooling=PoolingType.SUM,
-                    init_fn=partial(nn.init.normal_, std=width**-0.5),
-                )
+                config
                 for table, names in by_table.items()
+                for config in held[names[0]].tables(
+                    EmbeddingBagConfig, f"match_{table}", names, width, width**-0.5, pooling=PoolingType.SUM
+                )
             ]
         )
         for embedding in self.words.embedding_bags.values():
             embedding.sparse = True
         self.query_weight = nn.Parameter(torch.ones(()))
-        self.bag_input = BagInput(catalogue, self.item_features, self.query_features)
+        self.bag_input = BagInput(catalogue, self.item_features, self.query_features, held)
 
     def forward(self, ids: Tensor, queries: Queries | None) -> tuple[Tensor, Tensor]:
         """Vectors of items and of queries, from one lookup per table.
@@ -79,6 +76,6 @@ class WordMatch(nn.Module):
         """
         n = len(ids)
         pooled = self.words(self.bag_input(ids, queries)).to_dict()
-        items = torch.stack([pooled[name][:n] for name in self.item_features]).sum(0)
-        asked = torch.stack([pooled[name][n:] for name in self.query_features]).sum(0)
+        items = torch.stack([self.bag_input.pooled(name, pooled)[:n] for name in self.item_features]).sum(0)
+        asked = torch.stack([self.bag_input.pooled(name, pooled)[n:] for name in self.query_features]).sum(0)
         return F.normalize(items, dim=-1), self.query_weight * asked
