@@ -48,6 +48,7 @@ class Row:
         note: what a reader must know of the settings.
         tasks: those that the model is made for; none: all that the log has.
         against: rows of the same table to compare with.
+        candidates: whether it orders drawn candidates too; a network encodes each of them, which takes minutes.
     """
 
     dataset: str
@@ -58,6 +59,7 @@ class Row:
     note: str = ""
     tasks: tuple[str, ...] = ()
     against: tuple[str, ...] = ()
+    candidates: bool = False
 
     @property
     def is_baseline(self) -> bool:
@@ -146,11 +148,13 @@ class Variant:
         note: in words.
         settings: arguments of `recsys fit`.
         tasks: as of a row.
+        candidates: likewise.
     """
 
     note: str
     settings: Mapping[str, Any]
     tasks: tuple[str, ...] = ()
+    candidates: bool = False
 
 
 CONTROLS = {
@@ -175,9 +179,12 @@ PARTS = {
     "pointwise": Variant(
         "the pointwise part of the ranking loss alone",
         {f"{OBJECTIVE}.ranking_loss": part("losses.pointwise.Pointwise")},
+        candidates=True,
     ),
     "pairwise": Variant(
-        "the pairwise part of the ranking loss alone", {f"{OBJECTIVE}.ranking_loss": part("losses.pairwise.Pairwise")}
+        "the pairwise part of the ranking loss alone",
+        {f"{OBJECTIVE}.ranking_loss": part("losses.pairwise.Pairwise")},
+        candidates=True,
     ),
     "random_negatives": Variant(
         "no hard negatives in ranking slots",
@@ -235,12 +242,20 @@ def search_rows(dataset: str) -> list[Row]:
     """The rows of a search log; they take long, so the joint model, its controls and the baselines come first."""
     controls, ablations = SEARCH_VARIANTS[dataset]
     made = {
-        name: Row(dataset, STRICT, name, variant.settings, note=variant.note, tasks=variant.tasks)
+        name: Row(
+            dataset,
+            STRICT,
+            name,
+            variant.settings,
+            note=variant.note,
+            tasks=variant.tasks,
+            candidates=variant.candidates,
+        )
         for name, variant in (controls | ablations).items()
     }
     note = "one network for recommendation, search and the ranking of both"
     return [
-        Row(dataset, STRICT, "synergen", note=note, against=tuple(made)),
+        Row(dataset, STRICT, "synergen", note=note, against=tuple(made), candidates=True),
         *(made[name] for name in controls),
         *(Row(dataset, STRICT, name, seeds=SEEDS[:1]) for name in SEARCH_BASELINES),
         *(made[name] for name in ablations),

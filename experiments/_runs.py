@@ -104,7 +104,7 @@ class Run:
         """What is to be done next; None when everything is there."""
         if not is_finished(self.folder):
             return "fit"
-        ranks = self.row.searches and not self.row.is_baseline
+        ranks = self.row.candidates and not self.row.is_baseline
         return "rank" if ranks and not is_done(self.folder, self.row.tasks) else None
 
     def command(self, resume: bool) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,14 +89,39 @@ class TrainingBatches:
     Windows are shuffled, sorted by length with ties left in shuffled order, cut into batches, and the batches are
     shuffled: almost nothing is padded, and every epoch groups other users. The order is a function of the seed and the
     epoch alone, so that `state_dict` is two numbers, however large the log.
+
+    Several processes share each batch: `rank` takes every `ranks`-th of its windows, so that the step is the one that a
+    single process would make, whatever their number. A process for which a last, short batch has nothing left gets a
+    copy of a window without targets: it takes part in the step and adds nothing.
+
+    Args:
+        split: whose training events are used.
+        batch_size: windows of a step, of all processes together.
+        max_length: events of a window.
+        stride: events from one window of a user to the next; None: one window a user.
+        seed: of the order.
+        rank: this process.
+        ranks: number of processes.
     """
 
-    def __init__(self, split: Split, batch_size: int, max_length: int, stride: int | None = None, seed: int = 0):
+    def __init__(
+        self,
+        split: Split,
+        batch_size: int,
+        max_length: int,
+        stride: int | None = None,
+        seed: int = 0,
+        rank: int = 0,
+        ranks: int = 1,
+    ):
         if batch_size < 1 or max_length < 1 or (stride is not None and stride < 1):
             raise ValueError("batch_size, max_length and stride must be positive")
         if stride is not None and stride > max_length:
             raise ValueError(f"stride {stride} exceeds max_length {max_length}: events between windows would be lost")
+        if not 0 <= rank < ranks:
+            raise ValueError(f"rank {rank} is none of {ranks} processes")
         self.log, self.batch_size, self.max_length, self.seed = split.log, batch_size, max_length, seed
+        self.rank, self.ranks = rank, ranks
         self.users, self.start, self.end = _windows(split.train_start, split.train_end, max_length, stride)
         if not len(self.users):
             raise ValueError("the split has no user with two training events: nothing to learn from")
@@ -130,7 +156,16 @@ class TrainingBatches:
             last = place + 1 == len(batches)
             self.epoch, self._next = (self.epoch + 1, 0) if last else (self.epoch, place + 1)
             first = batches[place] * self.batch_size
-            yield self.batch(rows[first : first + self.batch_size])
+            yield self._share(rows[first : first + self.batch_size])
+
+    def _share(self, rows: np.ndarray) -> SequenceBatch:
+        """This process's part of the batch `rows`."""
+        own = rows[self.rank :: self.ranks]
+        if len(own):
+            return self.batch(own)
+        idle = self.batch(rows[:1])
+        assert idle.target is not None
+        return replace(idle, target=torch.zeros_like(idle.target))
 
     def batch(self, rows: np.ndarray) -> SequenceBatch:
         """The windows `rows` with their targets."""

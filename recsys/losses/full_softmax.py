@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from recsys.losses.base import CatalogueLoss, LossOutput, full_precision
+from recsys.losses.ranks import ranks, total
 
 BLOCK_BYTES = 2**23
 """On a CPU a block of logits stays in the last cache while it is exponentiated and summed; smaller blocks cost more
@@ -68,7 +69,7 @@ class FullSoftmax(CatalogueLoss):
         dtype = full_precision(queries).dtype
         weight = torch.ones_like(target, dtype=dtype) if weight is None else weight.detach().to(dtype)
         weight = weight * (target > 0)
-        weight = weight / weight.sum().clamp_min(torch.finfo(dtype).tiny)
+        weight = ranks() * weight / total(weight.sum()).clamp_min(torch.finfo(dtype).tiny)
         with_grad = torch.is_grad_enabled() and (queries.requires_grad or items.requires_grad)
         budget = int(self.memory_mib * 2**20)
         loss = _CatalogueCrossEntropy.apply(

@@ -34,7 +34,7 @@ class EventLogData(L.LightningDataModule):
         users: its side table of users, likewise.
         cache: folder of the prepared logs.
         split: the rule that says what is trained on, chosen on and tested on.
-        batch_size: training sequences of a step.
+        batch_size: training sequences of a step, of all processes together.
         max_length: events of a history that a model reads, in training and later; the newest ones.
         stride: None takes one sequence a user, the newest; a number adds sequences that end that many events earlier.
         seed: of the shuffling and of the negatives.
@@ -96,8 +96,9 @@ class EventLogData(L.LightningDataModule):
 
     @cached_property
     def batches(self) -> TrainingBatches:
-        """The training batches."""
-        return TrainingBatches(self.split, self.batch_size, self.max_length, self.stride, self.seed)
+        """The training batches, of this process's share."""
+        rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        return TrainingBatches(self.split, self.batch_size, self.max_length, self.stride, self.seed, rank, ranks)
 
     def train_dataloader(self) -> TrainingBatches:
         """The training batches."""

@@ -12,6 +12,7 @@ from recsys.features.catalogue import Catalogue
 from recsys.features.negatives import Negatives, NegativeSampler, Uniform
 from recsys.losses.base import LossOutput, SampledLoss, SampledScores, SlotLoss, SlotScores, weighted_mean
 from recsys.losses.info_nce import InfoNCE
+from recsys.losses.ranks import total
 from recsys.models.context import Context
 from recsys.models.decoder import pad
 from recsys.models.network import SequenceNetwork
@@ -135,7 +136,7 @@ class JointObjective(Objective):
         of_task = {"recommendation": ~search, "search": search}
         means = {name: weighted_mean(rows, task.to(rows.dtype)) for name, task in of_task.items()}
         loss = torch.stack([self.weights[name] * mean for name, mean in means.items()]).sum()
-        return loss, {name: mean.detach() for name, mean in means.items() if bool(of_task[name].any())}
+        return loss, {name: mean.detach() for name, mean in means.items() if bool(total(of_task[name].sum()) > 0)}
 
     def _ranking(
         self,
@@ -162,7 +163,7 @@ class JointObjective(Objective):
         logits = network.rank(context, slots, states[chosen], vectors[columns])
         action = torch.zeros_like(at) if batch.target_action is None else (batch.target_action[at] - 1).clamp(min=0)
         search = requests.search[chosen]
-        each = torch.stack([(~search).sum(), search.sum()])
+        each = total(torch.stack([(~search).sum(), search.sum()]))
         loss, parts = self.ranking_loss(
             SlotScores(
                 logits=logits,

@@ -13,12 +13,20 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
+from recsys.losses.ranks import across_ranks
 from recsys.models.network import SequenceNetwork
+from recsys.models.tables import table_device
 from recsys.training.objective import Objective
 from recsys.training.optimizers import CombinedOptimizer, table_parameters
 from recsys.training.sparse_adam import SparseAdam
+from recsys.training.table_optimizers import (
+    FusedTables,
+    OptimizerFactory,
+    dense_parameters,
+    fused_optimizer,
+    step_in_backward,
+)
 
-OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 SchedulerFactory = Callable[[Optimizer], LRScheduler]
 
 
@@ -66,6 +74,8 @@ class RecommenderModule(L.LightningModule):
         """Builds the network once, when the data are known."""
         if self.network is None:
             self.network = self.make_network(self._catalogue())
+            if table_device() == torch.device("meta"):  # the strategy shards the tables
+                step_in_backward(self.network, self.make_table_optimizer)
             if self.compiled:
                 self.network.dense_part().compile(dynamic=True)
 
@@ -75,24 +85,37 @@ class RecommenderModule(L.LightningModule):
 
     def on_fit_start(self) -> None:
         seed = self.trainer.datamodule.seed  # type: ignore[attr-defined]
+        # Negatives are drawn alike on all ranks, which share a batch; dropout is not.
         self.objective.setup(self._catalogue(), seed, self.device)
+        if self.global_rank:
+            torch.manual_seed(torch.initial_seed() + self.global_rank)
 
     def training_step(self, batch: SequenceBatch, batch_idx: int) -> torch.Tensor:
         """One loss value; its parts are logged."""
-        loss, parts = self.objective(self.network, batch)
+        with across_ranks(self.trainer.world_size > 1):
+            loss, parts = self.objective(self.network, batch)
         for name, value in parts.items():
-            shown = name == "loss"
-            self.log(f"train/{name}", value, on_step=False, on_epoch=True, prog_bar=shown, batch_size=len(batch))
+            self.log(
+                f"train/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == "loss",
+                batch_size=len(batch),
+                sync_dist=True,
+            )
         return loss
 
     def configure_optimizers(self) -> Any:
         assert self.network is not None
         tables = table_parameters(self.network)
         of_tables = {id(weight) for weight in tables}
-        dense = [weight for weight in self.parameters() if id(weight) not in of_tables and weight.requires_grad]
+        dense = [w for w in dense_parameters(self) if id(w) not in of_tables and w.requires_grad]
         parts: dict[str, Optimizer] = {"dense": self.make_optimizer(dense)}
         if tables:
             parts["tables"] = self.make_table_optimizer(tables)
+        if (fused := fused_optimizer(self)) is not None:
+            parts["fused"] = FusedTables(fused)
         optimizer = CombinedOptimizer(parts)
         if self.make_scheduler is None:
             return optimizer
@@ -115,9 +138,12 @@ class RecommenderModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the generators, so that a resumed run draws what the interrupted one would have drawn."""
+        own = torch.get_rng_state()
+        of_ranks = self.all_gather(own.to(self.device))  # on the device, as NCCL wants it
+        assert isinstance(of_ranks, torch.Tensor)
         checkpoint["generators"] = {
             "objective": self.objective.random_state(),
-            "torch": torch.get_rng_state(),
+            "torch": of_ranks.view(-1, len(own)).cpu(),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -127,5 +153,7 @@ class RecommenderModule(L.LightningModule):
         """Restores the generators last: whatever ran before training must not have moved them."""
         if self._generators:
             self.objective.load_random_state(self._generators["objective"])
-            torch.set_rng_state(self._generators["torch"])
+            of_ranks, rank = self._generators["torch"].view(-1, torch.get_rng_state().numel()), self.global_rank
+            if rank < len(of_ranks):
+                torch.set_rng_state(of_ranks[rank].clone())
             self._generators = {}

@@ -61,11 +61,12 @@ class RetrievalObjective(Objective):
         assert batch.target is not None, "training batches carry targets"
         if isinstance(self.loss, CatalogueLoss):
             queries, items = network(batch, None)
-            return self.loss(queries, items, batch.target)
+            return self.loss(queries, items, batch.target)  # which leaves rows without target out
         drawn = self.negatives.sample(batch.target)
         rows = batch.target.shape[0]
         queries, vectors = network(batch, torch.cat([batch.target, drawn.ids.flatten()]))
-        return self.loss(sampled_scores(queries, vectors[:rows], vectors[rows:], batch.target, drawn))
+        scores = sampled_scores(queries, vectors[:rows], vectors[rows:], batch.target, drawn)
+        return self.loss(scores._replace(weight=(batch.target > 0).to(scores.positive.dtype)))
 
     def random_state(self) -> dict[str, Any]:
         return {"negatives": self.negatives.state_dict()}

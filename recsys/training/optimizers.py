@@ -8,6 +8,7 @@ from typing import Any, cast
 import torch
 from torch import nn
 from torch.optim import Optimizer
+from torchrec.distributed.types import ShardedModule
 
 
 class CombinedOptimizer(Optimizer):
@@ -53,9 +54,14 @@ class CombinedOptimizer(Optimizer):
 
 
 def table_parameters(network: nn.Module) -> list[nn.Parameter]:
-    """Weights of the embedding tables that ask for sparse gradients."""
-    return [
-        cast(nn.Parameter, module.weight)
-        for module in network.modules()
-        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse
-    ]
+    """Weights of embedding tables that `table_optimizer` steps: those with sparse gradients, and data-parallel ones.
+
+    Tables that are sharded in any other way are updated within the backward pass, and are not among them.
+    """
+    found = []
+    for module in network.modules():
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.sparse:
+            found.append(cast(nn.Parameter, module.weight))
+        elif isinstance(module, ShardedModule):
+            found += [weight for weight in module.parameters() if not hasattr(weight, "_in_backward_optimizers")]
+    return found
