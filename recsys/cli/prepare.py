@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -13,6 +17,9 @@ from recsys.features.datasets import Source, dataset_names, load_dataset
 from recsys.features.event_log import EventLog
 from recsys.features.prepare import DEFAULT_CACHE, prepare
 from recsys.features.schema import Schema
+from recsys.features.table_report import TableReport, as_records, table_reports
+
+REPORT = "tables.json"
 
 
 def parser() -> ArgumentParser:
@@ -27,6 +34,7 @@ def parser() -> ArgumentParser:
     arguments.add_argument("--users", type=list[str] | str | None, help="side table of the users")
     arguments.add_argument("--cache", type=str, default=str(DEFAULT_CACHE), help="where logs are kept ($RECSYS_CACHE)")
     arguments.add_argument("--memory_limit", type=str, default="1GB", help="what sorting may hold before it spills")
+    arguments.add_argument("--width", type=int, default=64, help="dimension of tables without `dim`, for their memory")
     return arguments
 
 
@@ -74,7 +82,17 @@ def main(argv: list[str] | None = None) -> int:
             progress=progress,
         )
     console.print(facts_table(log))
-    console.print(f"prepared log: {Path(given['cache']).resolve() / log.fingerprint}", soft_wrap=True)
+    folder = Path(given["cache"]).resolve() / log.fingerprint
+    if log.usage:
+        reports = table_reports(log)
+        write_reports(reports, folder / REPORT)
+        console.print(policy_table(reports, given["width"]))
+    else:
+        console.print(
+            "What the tables look up was not counted by the version that prepared this log; delete its folder and "
+            "prepare it again to see it."
+        )
+    console.print(f"prepared log: {folder}", soft_wrap=True)
     return 0
 
 
@@ -85,6 +103,33 @@ def facts_table(log: EventLog) -> Table:
     first = ("events_read", "events_kept", "events_merged", "users", "items")
     for name in (*first, *(name for name in log.facts if name not in first)):
         table.add_row(name.replace("_", " "), f"{log.facts[name]:,}")
-    for name, rows in log.table_rows.items():
-        table.add_row(f"rows of table {name}", f"{rows:,}")
     return table
+
+
+def policy_table(reports: Sequence[TableReport], width: int) -> Table:
+    """What the policy of each embedding table does to values and traffic, for people.
+
+    Args:
+        reports: one of each table.
+        width: dimension of the tables that declare none.
+    """
+    table = Table("table", "size", "of values", "of events", title=f"tables, at width {width}", show_lines=True)
+    for column in table.columns[1:]:
+        column.justify, column.no_wrap = "right", True
+    for report in reports:
+        table.add_row(
+            f"{escape(report.table)}\n{report.policy}",
+            f"{report.values:,} values\n{report.rows:,} rows\n{report.bytes(width) / 2**20:,.2f} MiB",
+            f"{report.collision_rate:.1%} collide",
+            f"{report.dropped:.1%} dropped\n{report.bucketed:.1%} hashed\n{report.colliding:.1%} collide",
+        )
+    return table
+
+
+def write_reports(reports: Sequence[TableReport], path: Path) -> None:
+    """Writes the reports beside a prepared log, as JSON, unless they stand there already."""
+    text = json.dumps(as_records(reports), indent=2) + "\n"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        temporary = path.with_name(f".{path.name}-{os.getpid()}")
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(path)
