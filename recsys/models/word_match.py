@@ -12,6 +12,7 @@ from recsys.features.catalogue import Catalogue
 from recsys.features.queries import Queries
 from recsys.models.bag_input import BagInput
 from recsys.models.compositional import Composition
+from recsys.models.tables import table_device
 
 
 class WordMatch(nn.Module):
@@ -57,7 +58,8 @@ class WordMatch(nn.Module):
                 for config in held[names[0]].tables(
                     EmbeddingBagConfig, f"match_{table}", names, width, width**-0.5, pooling=PoolingType.SUM
                 )
-            ]
+            ],
+            device=table_device(),
         )
         for embedding in self.words.embedding_bags.values():
             embedding.sparse = True

@@ -21,6 +21,7 @@ from recsys.losses.full_softmax import FullSoftmax
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.artefact import load_model, save_model
 from recsys.models.synergen import SynerGen
+from recsys.models.tables import tables_on
 from recsys.models.tokens import Slots
 from recsys.models.word_match import WordMatch
 from recsys.training.objective import RetrievalObjective
@@ -131,6 +132,12 @@ def test_gradients_touch_the_rows_of_the_looked_up_words(shop):
     items, asked = model.items.word_match(torch.tensor([1, 4]), Queries({"asked": jagged([[3], [8, 8]])}))
     (items.sum() * asked.sum()).backward()
     assert table.grad.is_sparse and set(table.grad._indices()[0].tolist()) == {1, 2, 5} | {3, 8}
+
+
+def test_its_table_is_made_where_those_of_the_items_are(shop):
+    with tables_on("meta"):
+        model = SynerGen(shop, width=WIDTH, word_width=WORD_WIDTH)
+    assert all(weight.is_meta for weight in table_parameters(model)) and not model.items.word_match.query_weight.is_meta
 
 
 def batch(request_query: tuple[int, ...] | None = (3, 0, 4)) -> SequenceBatch:
