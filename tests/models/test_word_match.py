@@ -134,10 +134,10 @@ def test_gradients_touch_the_rows_of_the_looked_up_words(shop):
     assert table.grad.is_sparse and set(table.grad._indices()[0].tolist()) == {1, 2, 5} | {3, 8}
 
 
-def test_its_table_is_made_where_those_of_the_items_are(shop):
+def test_its_table_waits_for_sharding_as_others_do(shop):
     with tables_on("meta"):
-        model = SynerGen(shop, width=WIDTH, word_width=WORD_WIDTH)
-    assert all(weight.is_meta for weight in table_parameters(model)) and not model.items.word_match.query_weight.is_meta
+        match = WordMatch(shop, WORD_WIDTH)
+    assert all(weight.is_meta for weight in table_parameters(match)) and not match.query_weight.is_meta
 
 
 def batch(request_query: tuple[int, ...] | None = (3, 0, 4)) -> SequenceBatch:
