@@ -10,11 +10,12 @@ from torchrec.distributed.collective_utils import invoke_on_rank_and_broadcast_r
 from torchrec.distributed.planner.types import PlannerError
 from torchrec.distributed.types import ShardingPlan
 
+from recsys.training.plan_advice import DoesNotFit, does_not_fit
 from recsys.training.table_planner import plan_once
 from recsys.training.table_sharders import Sharder, table_sharders
 from recsys.training.topology import PlanError, TableRule, Topology
 
-__all__ = ["PlanError", "TableRule", "Topology", "sharding_plan"]
+__all__ = ["DoesNotFit", "PlanError", "TableRule", "Topology", "sharding_plan"]
 
 
 def sharding_plan(
@@ -39,7 +40,8 @@ def sharding_plan(
         sharders: of the collections; None: `table_sharders`.
 
     Raises:
-        PlanError: the tables do not fit; a rule is for no table or allows nothing; or the process group has another
+        DoesNotFit: the tables are too large; says which needs how much, and what would make them fit.
+        PlanError: a rule is for no table or allows nothing; or the process group has another
             number of ranks.
 
     Example:
@@ -76,6 +78,6 @@ def _plan_or_error(
     try:
         return plan_once(module, topology, rules, batch_size, sharders)
     except PlannerError:
-        return PlanError(f"the tables do not fit {topology}")
+        return does_not_fit(module, topology, rules, batch_size, sharders)
     except PlanError as error:
         return error

@@ -60,7 +60,10 @@ def constraints(
 
 def _constraint(table: Table, rule: TableRule, topology: Topology, sharder: Sharder) -> ParameterConstraints:
     offered = sharder.sharding_types(topology.device)
-    allowed = list(rule.sharding) if rule.sharding is not None else [o for o in offered if o != "grid_shard"]
+    # One rank has nobody to share a dense gradient with, and the kernel for sequences on a CPU is wrong (see sharders).
+    replicable = topology.ranks > 1 and (topology.device == "cuda" or table.pooled)
+    avoided = {"grid_shard"} if replicable else {"grid_shard", "data_parallel"}
+    allowed = [o for o in offered if o not in avoided] if rule.sharding is None else list(rule.sharding)
     if missing := set(allowed) - set(offered):
         raise PlanError(
             f"table `{table.name}`: {sorted(missing)[0]} is not offered for it on {topology.device}; "

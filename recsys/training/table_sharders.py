@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +16,7 @@ from torchrec.distributed.mc_embeddingbag import ManagedCollisionEmbeddingBagCol
 from torchrec.distributed.types import ModuleSharder
 from torchrec.distributed.utils import optimizer_type_to_emb_opt_type
 from torchrec.modules.mc_embedding_modules import BaseManagedCollisionEmbeddingCollection
+from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
 from recsys.training.table_costs import Table
 from recsys.training.topology import PlanError, TableRule
@@ -24,6 +26,30 @@ DENSE_COPIES = 6
 BY_ROWS = ("row_wise", "table_row_wise", "grid_shard")
 
 Sharder: TypeAlias = ModuleSharder
+
+
+class SequenceSharder(EmbeddingCollectionSharder):
+    """TorchRec's, which on a CPU looks data-parallel tables up as bags: more than one id a sample is refused.
+
+    FBGEMM's dense kernel for a CPU adds the vectors of a sample up, whatever it was asked for (fbgemm_gpu 1.8.0).
+    """
+
+    def shard(self, module: nn.Module, params: Any, env: Any, device: Any = None, module_fqn: Any = None) -> nn.Module:
+        sharded: nn.Module = super().shard(module, params, env, device, module_fqn)
+        replicated = {name for name, planned in params.items() if planned.sharding_type == "data_parallel"}
+        if replicated and device is not None and torch.device(device).type == "cpu":
+            features = [f for c in module.embedding_configs() if c.name in replicated for f in c.feature_names]  # type: ignore[operator]
+            sharded.register_forward_pre_hook(partial(_one_id_a_sample, features))
+        return sharded
+
+
+def _one_id_a_sample(features: Sequence[str], module: nn.Module, inputs: tuple[KeyedJaggedTensor]) -> None:
+    for name in features:
+        if bool((inputs[0][name].lengths() != 1).any()):
+            raise PlanError(
+                f"feature `{name}` reads a data-parallel table, for which TorchRec on a CPU takes one id a sample; "
+                "shard the table by rows, or give each id a sample of its own"
+            )
 
 
 class BagSharder(EmbeddingBagCollectionSharder):
@@ -41,7 +67,7 @@ def table_sharders(fused_params: dict[str, Any] | None = None) -> list[Sharder]:
         fused_params: settings of FBGEMM's kernels, the optimizer among them; None where the optimizer was applied to
             the parameters.
     """
-    sequences, bags = EmbeddingCollectionSharder(fused_params), BagSharder(fused_params)
+    sequences, bags = SequenceSharder(fused_params), BagSharder(fused_params)
     return [
         sequences,
         bags,
