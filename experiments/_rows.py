@@ -78,6 +78,8 @@ class Row:
 
 
 NETWORK, OBJECTIVE = "model.network.init_args", "model.objective.init_args"
+RETRIEVAL: dict[str, Any] = {"job.rerank": None}
+"""Of rows that are about retrieval: their ranking is learned, but is not judged, which takes minutes."""
 IDS_ALONE: dict[str, Any] = {f"{NETWORK}.side_features": False}
 
 TEMPERATURE = 0.05
@@ -160,10 +162,12 @@ class Variant:
 CONTROLS = {
     "query_only": Variant(
         "knows the query and nothing of the person",
-        {"model.network": "_controls.QueryOnly", f"{OBJECTIVE}.recommendation": 0.0},
+        {"model.network": "_controls.QueryOnly", f"{OBJECTIVE}.recommendation": 0.0} | RETRIEVAL,
         tasks=("search",),
     ),
-    "history_only": Variant("reads no query: it answers a search as it recommends", {f"{NETWORK}.queries": False}),
+    "history_only": Variant(
+        "reads no query: it answers a search as it recommends", {f"{NETWORK}.queries": False} | RETRIEVAL
+    ),
 }
 SINGLE_TASK = {
     "recommendation_only": Variant(
@@ -174,7 +178,8 @@ SINGLE_TASK = {
 }
 PARTS = {
     "searches_as_targets_off": Variant(
-        "a purchase that answered a query is not asked for without it", {f"{OBJECTIVE}.recommend_searched": False}
+        "a purchase that answered a query is not asked for without it",
+        {f"{OBJECTIVE}.recommend_searched": False} | RETRIEVAL,
     ),
     "pointwise": Variant(
         "the pointwise part of the ranking loss alone",
@@ -191,21 +196,24 @@ PARTS = {
         {f"{OBJECTIVE}.ranking_negatives": part("training.slot_negatives.SlotNegatives", n=8, hard=0.0)},
     ),
     "no_task_tokens": Variant(
-        "no vectors that tell context, retrieval and ranking tokens apart", {f"{NETWORK}.task_tokens": False}
+        "no vectors that tell context, retrieval and ranking tokens apart",
+        {f"{NETWORK}.task_tokens": False} | RETRIEVAL,
     ),
     "no_word_match": Variant(
         "no vectors of words beside the answers: queries and items meet in the decoder alone",
-        {f"{NETWORK}.word_width": 0},
+        {f"{NETWORK}.word_width": 0} | RETRIEVAL,
     ),
     "ranking_weight_0.3": Variant("weight 0.3 of ranking instead of 1", {f"{OBJECTIVE}.ranking": 0.3}),
     "ranking_weight_3": Variant("weight 3 of ranking instead of 1", {f"{OBJECTIVE}.ranking": 3.0}),
     "id_only": Variant(
         "items are known by their ids alone, and no word is matched; queries keep their words", IDS_ALONE
     ),
-    "text_only": Variant("items are known by their attributes and words alone", {f"{NETWORK}.ids": False}),
+    "text_only": Variant("items are known by their attributes and words alone", {f"{NETWORK}.ids": False} | RETRIEVAL),
 }
 SEARCH_ROTARY = {
-    f"rotary_{name}": Variant(f"positions and times by {kind}", {f"{NETWORK}.rotary": part(f"models.rotary.{kind}")})
+    f"rotary_{name}": Variant(
+        f"positions and times by {kind}", {f"{NETWORK}.rotary": part(f"models.rotary.{kind}")} | RETRIEVAL
+    )
     for name, kind in ROTARY.items()
     if name != "split_by_dim"  # that of the recipe, and so of `synergen`
 }
