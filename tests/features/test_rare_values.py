@@ -100,10 +100,11 @@ def test_features_of_one_table_are_counted_together() -> None:
     rival = BRAND | {"name": "rival", "column": "rival", "table": "brand"}
     origin = {"name": "origin", "column": "origin", "type": "categorical", "entity": "event", "table": "brand"}
     items = ITEMS.assign(brand=["x", "y", "z", "x"], rival=["y", "z", "z", "w"])
-    events = EVENTS.assign(origin=["z", "z", "w", "w", "w", None, "y"])
-    counts = {"x": 2, "y": 2 + 1, "z": 2 + 2, "w": 1 + 3}
-    for threshold in (2, 3, 4):
-        toy = schema(BRAND, rival, origin, tables={"brand": {"min_count": threshold}})
+    target = origin | {"name": "target", "column": "target"}
+    events = EVENTS.assign(origin=["z", "z", "w", "w", "w", None, "y"], target=["y", "v", None, None, None, None, "v"])
+    counts = {"x": 2, "y": 2 + 1 + 1, "z": 2 + 2, "w": 1 + 3, "v": 2}
+    for threshold in (1, 2, 3, 4):
+        toy = schema(BRAND, rival, origin, target, tables={"brand": {"min_count": threshold}})
         log = EventLog.from_frame(events, toy, items)
         assert log.vocabularies["brand"].values.tolist() == sorted(v for v, n in counts.items() if n >= threshold)
 

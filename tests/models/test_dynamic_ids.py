@@ -79,6 +79,11 @@ def test_ids_with_a_row_are_those_of_a_simulation(
     assert report.free == rows - 2 - len(found)
 
 
+def copied(ids: DynamicIds) -> dict[str, Tensor]:
+    """The state as it is now; TorchRec changes its tensors in place."""
+    return {name: tensor.clone() for name, tensor in ids.state_dict().items()}
+
+
 def stream_of(first: int, batches: int, seed: int) -> list[Tensor]:
     """Twenty frequent ids from `first` on, and one lookup in four of an id that comes once."""
     random = np.random.default_rng(seed)
@@ -118,14 +123,15 @@ def test_a_stream_that_is_resumed_has_the_rows_of_one_that_never_stopped(policy:
     straight = DynamicIds(16, policy(), interval=3)
     for batch in stream[:before]:
         straight(batch)
-    state = {name: tensor.clone() for name, tensor in straight.state_dict().items()}
+    middle = copied(straight)
     expected = [straight(batch) for batch in stream[before:]]
+    report, end = straight.report(), copied(straight)
     for other in (DynamicIds(16, policy(), interval=3), straight):
-        other.load_state_dict({name: tensor.clone() for name, tensor in state.items()})
+        other.load_state_dict(middle)
         assert all(torch.equal(other(batch), rows) for batch, rows in zip(stream[before:], expected, strict=True))
-        assert other.report() == straight.report()
-        resumed, kept = other.state_dict(), straight.state_dict()
-        assert resumed.keys() == kept.keys() and all(torch.equal(resumed[name], kept[name]) for name in kept)
+        assert other.report() == report
+        resumed = copied(other)
+        assert resumed.keys() == end.keys() and all(torch.equal(resumed[name], end[name]) for name in end)
 
 
 def test_a_large_batch_after_a_small_one_is_counted_whole() -> None:
@@ -140,7 +146,7 @@ def test_nothing_changes_in_evaluation() -> None:
     ids(torch.tensor([1, 1, 2]))
     before = ids.report()
     ids.eval()
-    state = {name: tensor.clone() for name, tensor in ids.state_dict().items()}
+    state = copied(ids)
     assert ids(torch.tensor([9, 9, 9, 9, 1])).tolist()[:4] == [4, 4, 4, 4]
     assert all(torch.equal(tensor, state[name]) for name, tensor in ids.state_dict().items())
     assert ids.report() == before and ids(torch.zeros(0, dtype=torch.int64)).tolist() == []
