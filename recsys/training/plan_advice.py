@@ -4,20 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 
+import torch
 from torch import nn
 from torchrec.distributed.planner.proposers import GreedyProposer
 from torchrec.distributed.planner.types import PlannerError
+from torchrec.optim import RowWiseAdagrad
 
 from recsys.training.table_costs import Table, state_bytes
 from recsys.training.table_planner import plan_once
-from recsys.training.table_sharders import Sharder, dense_bytes, find_tables, resized
+from recsys.training.table_sharders import Sharder, altered, dense_bytes, dense_parts, find_tables
 from recsys.training.topology import GIB, PlanError, TableRule, Topology
 
 MOST_RANKS = 512
 MOST_GIB = 1 << 12
 MOST_GPU_GIB = 288
 UNCUT = {"table_wise", "data_parallel"}
+MUCH = 0.1
+"""Of a rank's memory: a rest of the model that is more is told in parts."""
 MOST_TO_ONE = 1000
 """Ids on a row of a table: more are no table."""
 MACHINE = 8
@@ -33,12 +38,14 @@ class Advice:
         topology: to plan for instead.
         rules: to plan with instead.
         shapes: table -> rows and dimensions to give it instead.
+        optimizer: of TorchRec, for all tables instead; None: their own.
     """
 
     text: str
     topology: Topology
     rules: Mapping[str, TableRule]
     shapes: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    optimizer: type[torch.optim.Optimizer] | None = None
 
 
 class DoesNotFit(PlanError):
@@ -72,7 +79,7 @@ def does_not_fit(
 
     def fits(advice: Advice) -> bool:
         """Whether an advice helps; the greedy proposer alone is quick, and a plan that it finds the others find too."""
-        seen = resized(sharders, advice.shapes)
+        seen = altered(sharders, advice.shapes, advice.optimizer)
         if _cannot_fit(find_tables(module, seen, advice.rules, batch_size), advice, dense):
             return False
         try:
@@ -84,8 +91,9 @@ def does_not_fit(
     dense = dense_bytes(module, sharders)
     tables = sorted(find_tables(module, sharders, rules, batch_size), key=_bytes, reverse=True)
     more, freer = _more(fits, topology, rules), _freer(fits, topology, rules)
-    advice = [*more, *freer, *_smaller(fits, topology, rules, tables[0])]
-    return DoesNotFit(_message(tables, topology, rules, dense), advice)
+    smaller = _less_state(fits, topology, rules, tables), _smaller(fits, topology, rules, tables[0])
+    advice = [*more, *freer, *chain(*smaller)]
+    return DoesNotFit(_message(tables, topology, rules, dense_parts(module, sharders)), advice)
 
 
 def _cannot_fit(tables: Sequence[Table], advice: Advice, dense: int) -> bool:
@@ -103,27 +111,36 @@ def _bytes(table: Table) -> int:
     return weights + sum(state_bytes(table.optimizer, table.rows, table.dim))
 
 
-def _message(tables: Sequence[Table], topology: Topology, rules: Mapping[str, TableRule], dense: int) -> str:
+def _message(
+    tables: Sequence[Table], topology: Topology, rules: Mapping[str, TableRule], rest: Mapping[str, int]
+) -> str:
+    dense = sum(rest.values())
     lines = [
         f"the tables do not fit: {topology.ranks} x {topology.memory / GIB:.4g} GiB, of which "
-        f"{topology.reserve:.0%} are reserved and {gib(dense)} a rank taken by the rest of the model, leave "
-        f"{gib(topology.for_tables(dense))} a rank"
-        + (f", and {gib(topology.host_memory)} of the machine" if topology.device == "cuda" else "")
+        f"{topology.reserve:.0%} are reserved and {human(dense)} a rank taken by the rest of the model, leave "
+        f"{human(topology.for_tables(dense))} a rank"
+        + (f", and {human(topology.host_memory)} of the machine" if topology.device == "cuda" else "")
     ]
     for table in tables:
         state = sum(state_bytes(table.optimizer, table.rows, table.dim))
         rule = rules.get(table.name, TableRule())
         asked = [*(rule.sharding or ()), *(rule.placement or ())]
         lines.append(
-            f"  `{table.name}` ({table.rows:,} x {table.dim}) needs {gib(_bytes(table))}, {gib(state)} of it for its "
-            "optimizer" + (f"; its rule allows {', '.join(asked)}" if asked else "")
+            f"  `{table.name}` ({table.rows:,} x {table.dim}) needs {human(_bytes(table))}, {human(state)} of it for "
+            "its optimizer" + (f"; its rule allows {', '.join(asked)}" if asked else "")
         )
+    if dense > MUCH * topology.memory:
+        largest = sorted(rest.items(), key=lambda part: -part[1])[:3]
+        lines.append(f"  of the rest most is {', '.join(f'`{name}` ({human(size)})' for name, size in largest)}")
     return "\n".join(lines)
 
 
-def gib(size: float) -> str:
+def human(size: float) -> str:
     """Bytes for people."""
-    return f"{size / GIB:,.2f} GiB" if size >= GIB / 10 else f"{size / (1 << 20):,.2f} MiB"
+    for unit, name in ((GIB, "GiB"), (1 << 20, "MiB")):
+        if size >= unit / 10:
+            return f"{size / unit:,.2f} {name}"
+    return f"{size / (1 << 10):,.1f} KiB"
 
 
 Check = Callable[[Advice], bool]
@@ -192,6 +209,16 @@ def _freed(topology: Topology, rules: Mapping[str, TableRule]) -> list[tuple[str
             freer |= freed
             found.append((text, dict(freer)))
     return found
+
+
+def _less_state(
+    fits: Check, topology: Topology, rules: Mapping[str, TableRule], tables: Sequence[Table]
+) -> Iterator[Advice]:
+    """An optimizer that keeps one value for each row, where another keeps some for each weight."""
+    if any(state_bytes(table.optimizer, table.rows, table.dim)[0] for table in tables):
+        text = "row-wise Adagrad for the tables, whose state is 4 bytes a row (`table_optimizer: RowWiseAdagrad`)"
+        if fits(advice := Advice(text, topology, rules, optimizer=RowWiseAdagrad)):
+            yield advice
 
 
 def _smaller(fits: Check, topology: Topology, rules: Mapping[str, TableRule], largest: Table) -> Iterator[Advice]:

@@ -76,15 +76,23 @@ def table_sharders(fused_params: dict[str, Any] | None = None) -> list[Sharder]:
     ]
 
 
-def resized(sharders: Sequence[Sharder], shapes: Mapping[str, tuple[int, int]]) -> list[Sharder]:
-    """Sharders that see tables with other rows and dimensions, by name; for plans of models that do not exist."""
+def altered(
+    sharders: Sequence[Sharder],
+    shapes: Mapping[str, tuple[int, int]],
+    optimizer: type[torch.optim.Optimizer] | None = None,
+) -> list[Sharder]:
+    """Sharders that see other tables than there are, for plans of models that do not exist.
+
+    Args:
+        sharders: that see the tables as they are.
+        shapes: table -> other rows and dimensions.
+        optimizer: another for all tables; None: their own.
+    """
 
     def seen(sharder: Sharder) -> Sharder:
         def parameters(module: nn.Module) -> dict[str, nn.Parameter]:
-            return {
-                name: _like(weight, shapes[name]) if name in shapes else weight
-                for name, weight in sharder.shardable_parameters(module).items()
-            }
+            weights: dict[str, nn.Parameter] = sharder.shardable_parameters(module)
+            return {name: _like(weight, shapes.get(name), optimizer) for name, weight in weights.items()}
 
         other = copy.copy(sharder)
         other.shardable_parameters = parameters
@@ -93,12 +101,14 @@ def resized(sharders: Sequence[Sharder], shapes: Mapping[str, tuple[int, int]]) 
     return [seen(sharder) for sharder in sharders]
 
 
-def _like(weight: nn.Parameter, shape: tuple[int, int]) -> nn.Parameter:
-    """A weight of another shape, on the meta device, that knows the optimizer of the first."""
-    other = nn.Parameter(torch.empty(shape, dtype=weight.dtype, device="meta"))
-    for name in ("_optimizer_classes", "_optimizer_kwargs"):
-        if hasattr(weight, name):
-            setattr(other, name, getattr(weight, name))
+def _like(
+    weight: nn.Parameter, shape: tuple[int, int] | None, optimizer: type[torch.optim.Optimizer] | None
+) -> nn.Parameter:
+    """A weight on the meta device that differs from another one in what is given."""
+    other = nn.Parameter(torch.empty(shape or weight.shape, dtype=weight.dtype, device="meta"))
+    classes = [optimizer] if optimizer is not None else getattr(weight, "_optimizer_classes", [])
+    if classes:
+        other._optimizer_classes = classes  # type: ignore[attr-defined]
     return other
 
 
@@ -143,8 +153,13 @@ def find_tables(
     return sorted(tables)
 
 
-def dense_bytes(module: nn.Module, sharders: Sequence[Sharder]) -> int:
-    """Bytes of everything that is no table, on each rank: weights with their gradients and moments, and buffers."""
+def dense_parts(module: nn.Module, sharders: Sequence[Sharder]) -> dict[str, int]:
+    """Bytes on each rank of everything that is no table: weights with their gradients and moments, and buffers."""
     inside = {id(tensor) for _, part, _ in collections(module, sharders) for tensor in part.parameters()}
-    weights = sum(weight.nbytes for weight in module.parameters() if id(weight) not in inside)
-    return DENSE_COPIES * weights + sum(buffer.nbytes for buffer in module.buffers())
+    weights = {name: DENSE_COPIES * w.nbytes for name, w in module.named_parameters() if id(w) not in inside}
+    return weights | {name: buffer.nbytes for name, buffer in module.named_buffers()}
+
+
+def dense_bytes(module: nn.Module, sharders: Sequence[Sharder]) -> int:
+    """The sum of `dense_parts`."""
+    return sum(dense_parts(module, sharders).values())
