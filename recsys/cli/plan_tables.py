@@ -11,8 +11,8 @@ from rich.table import Table
 from recsys.cli.plan_job import Planned
 from recsys.training.plan_advice import human
 from recsys.training.plan_report import PlannedTable
-from recsys.training.table_costs import Traffic
 
+SIZES = ("weights", "optimizer", "gradient", "cache", "buffers", "ids\nsent", "vectors\nsent", "gradients\nsent")
 PLACES = {"fused_uvm": "host", "fused_uvm_caching": "cached"}
 
 
@@ -37,25 +37,23 @@ def print_plan(planned: Planned) -> None:
 
 
 def tables_table(planned: Planned) -> Table:
-    """A row for each table; memory and traffic are those of the rank that has most."""
-    table = Table(title="tables, on the rank that has most of each", title_justify="left", title_style="")
-    for header in ("table", "rows x dim", "sharding", "place"):
-        table.add_column(header)
-    columns = ("weights", "optimizer", "gradient", "cache", "buffers", "ids", "vectors", "gradients")
-    for header in columns:
-        table.add_column(header if header in columns[:5] else f"{header}\nsent", justify="right")
+    """A row for each table, a column for each size that any has; sizes are those of the rank that has most."""
+    heads, sizes = [], []
     for name, group in groupby(planned.tables, key=lambda row: row.table):
         rows = list(group)
         first, most = rows[0], max(rows, key=lambda row: row.memory.on_rank + row.memory.on_host)
-        memory = most.memory
-        sent = Traffic(*(max(getattr(row.sent, part) for row in rows) for part in ("ids", "vectors", "gradients")))
-        table.add_row(
-            name,
-            f"{first.rows:,} x {first.dim}",
-            f"{first.sharding} {_ranks_of(rows)}",
-            PLACES.get(first.kernel, "device"),
-            *(human(size) if size else "" for size in (*astuple(memory)[:5], *astuple(sent))),
-        )
+        sent = [max(getattr(row.sent, part) for row in rows) for part in ("ids", "vectors", "gradients")]
+        place = PLACES.get(first.kernel, "device")
+        heads.append((name, f"{first.rows:,} x {first.dim}", f"{first.sharding} {_ranks_of(rows)}", place))
+        sizes.append([*astuple(most.memory)[:5], *sent])
+    table = Table(title="tables, on the rank that has most of each", title_justify="left", title_style="")
+    for header in ("table", "rows x dim", "sharding", "place"):
+        table.add_column(header)
+    shown = [at for at in range(len(SIZES)) if any(row[at] for row in sizes)]
+    for at in shown:
+        table.add_column(SIZES[at], justify="right")
+    for head, row in zip(heads, sizes, strict=True):
+        table.add_row(*head, *(human(row[at]) if row[at] else "" for at in shown))
     return table
 
 

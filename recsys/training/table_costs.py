@@ -65,6 +65,7 @@ class Table(NamedTuple):
         features: that read it.
         batch_size: samples of a step on a rank.
         pooling_factor: ids of a sample for each feature, on average.
+        mean: whether pooled vectors are means.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Table(NamedTuple):
     features: int
     batch_size: int
     pooling_factor: float = 1.0
+    mean: bool = False
 
     @property
     def ids(self) -> float:

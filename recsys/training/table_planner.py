@@ -69,6 +69,11 @@ def _constraint(table: Table, rule: TableRule, topology: Topology, sharder: Shar
             f"table `{table.name}`: {sorted(missing)[0]} is not offered for it on {topology.device}; "
             f"there are {', '.join(offered)}"
         )
+    if table.mean and "grid_shard" in allowed:
+        raise PlanError(
+            f"table `{table.name}`: TorchRec takes no means over a grid of shards; "
+            "set another sharding in its rule, or the pooling `sum`"
+        )
     places = rule.placement or (("device",) if topology.device == "cpu" else tuple(KERNELS))
     if topology.device == "cpu" and set(places) != {"device"}:
         raise PlanError(f"table `{table.name}`: placements beside `device` need GPUs, and the topology is of CPUs")

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, TypeAlias
 
 import torch
+from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import nn
 from torchrec.distributed.embedding import EmbeddingCollectionSharder
 from torchrec.distributed.embeddingbag import EmbeddingBagCollectionSharder
@@ -15,6 +16,7 @@ from torchrec.distributed.mc_embedding import ManagedCollisionEmbeddingCollectio
 from torchrec.distributed.mc_embeddingbag import ManagedCollisionEmbeddingBagCollectionSharder
 from torchrec.distributed.types import ModuleSharder
 from torchrec.distributed.utils import optimizer_type_to_emb_opt_type
+from torchrec.modules.embedding_configs import PoolingType
 from torchrec.modules.mc_embedding_modules import BaseManagedCollisionEmbeddingCollection
 from torchrec.sparse.jagged_tensor import KeyedJaggedTensor
 
@@ -130,27 +132,46 @@ def find_tables(
     """The tables of a model, by name.
 
     Raises:
-        PlanError: a table's optimizer is unknown, or its dimensions are no multiple of 4.
+        PlanError: a table's optimizer has no kernel, or its dimensions are no multiple of 4.
     """
     tables = []
     for path, part, sharder in collections(module, sharders):
         inner = part._embedding_module if isinstance(part, BaseManagedCollisionEmbeddingCollection) else part
         pooled = hasattr(inner, "embedding_bag_configs")
-        configs: Any = inner.embedding_bag_configs if pooled else inner.embedding_configs
-        features = {config.name: len(config.feature_names) for config in configs()}
+        listed: Any = inner.embedding_bag_configs if pooled else inner.embedding_configs
+        configs = {config.name: config for config in listed()}
         for name, weight in sharder.shardable_parameters(part).items():
             rows, dim = weight.shape
             if dim % 4:
                 raise PlanError(f"table `{name}` has {dim} dimensions; TorchRec's kernels take multiples of 4")
-            classes = getattr(weight, "_optimizer_classes", [])
-            optimizer = (
-                optimizer_type_to_emb_opt_type(classes[0])
-                if classes
-                else (getattr(sharder, "fused_params", None) or {}).get("optimizer")
+            config = configs[name]
+            found = Table(
+                name=name,
+                module=path,
+                rows=rows,
+                dim=dim,
+                value_bytes=weight.element_size(),
+                pooled=pooled,
+                optimizer=_optimizer(name, weight, sharder),
+                features=len(config.feature_names),
+                batch_size=batch_size,
+                pooling_factor=rules.get(name, TableRule()).pooling_factor,
+                mean=pooled and config.pooling is PoolingType.MEAN,
             )
-            read = features[name], batch_size, rules.get(name, TableRule()).pooling_factor
-            tables.append(Table(name, path, rows, dim, weight.element_size(), pooled, optimizer, *read))
-    return sorted(tables)
+            tables.append(found)
+    return sorted(tables, key=lambda table: (table.name, table.module))
+
+
+def _optimizer(name: str, weight: nn.Parameter, sharder: Sharder) -> EmbOptimType | None:
+    """What steps a table: applied to the parameter, or set for the kernels; None: FBGEMM's default."""
+    classes = getattr(weight, "_optimizer_classes", [])
+    if not classes:
+        set_for_kernels: EmbOptimType | None = (getattr(sharder, "fused_params", None) or {}).get("optimizer")
+        return set_for_kernels
+    try:
+        return optimizer_type_to_emb_opt_type(classes[0])
+    except ValueError:
+        raise PlanError(f"table `{name}`: {classes[0].__name__} has no fused kernel in FBGEMM") from None
 
 
 def dense_parts(module: nn.Module, sharders: Sequence[Sharder]) -> dict[str, int]:

@@ -10,7 +10,7 @@ from fbgemm_gpu.split_embedding_configs import EmbOptimType
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_in_backward
 from torchrec import optim
-from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig
+from torchrec.modules.embedding_configs import EmbeddingBagConfig, EmbeddingConfig, PoolingType
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 
 from recsys.training.plan_report import describe
@@ -114,6 +114,25 @@ def test_a_rule_that_cannot_be_obeyed_is_refused(rules, topology, message):
     with pytest.raises(PlanError) as error:
         sharding_plan(model(), topology, rules)
     assert message in str(error.value)
+
+
+def test_means_over_a_grid_are_refused():
+    bags = EmbeddingBagConfig(
+        name="t", embedding_dim=64, num_embeddings=9, feature_names=["t"], pooling=PoolingType.MEAN
+    )
+    made = EmbeddingBagCollection(tables=[bags], device=torch.device("meta"))
+    with pytest.raises(PlanError, match="table `t`: TorchRec takes no means over a grid of shards"):
+        sharding_plan(made, Topology(ranks=2), {"t": TableRule(sharding=["grid_shard"])})
+    assert kinds(sharding_plan(made, Topology(ranks=2), {"t": TableRule(sharding=["row_wise"])})) == {
+        "t": ("row_wise", "fused")
+    }
+
+
+def test_an_optimizer_without_kernel_is_refused():
+    made = model()
+    apply_in_backward(torch.optim.RMSprop, made["ids"].parameters(), {"lr": 0.1})
+    with pytest.raises(PlanError, match="table `item_id`: RMSprop has no fused kernel in FBGEMM"):
+        sharding_plan(made, Topology())
 
 
 def test_dimensions_that_kernels_do_not_take_are_refused():
