@@ -10,6 +10,7 @@ import urllib.request
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 
@@ -95,16 +96,19 @@ def _amazon(name: str, root: Path | None) -> Source:
     return Source(recipe(name), folder / "interactions.parquet", folder / "items.parquet")
 
 
-def _search_log(name: str, root: Path | None) -> Source:
-    """A log that `experiments/search_logs.py` made: `events.parquet` and `items.parquet` in one folder."""
+def _made_log(command: str, name: str, root: Path | None) -> Source:
+    """A log that a script of `experiments` made: `events.parquet` and `items.parquet` in one folder.
+
+    Args:
+        command: what makes it.
+        name: of the data set.
+        root: where it is looked for first.
+    """
     folders = [*([] if root is None else [root / name]), MADE / name]
     for folder in folders:
         if (folder / "events.parquet").exists() and (folder / "items.parquet").exists():
             return Source(recipe(name), folder / "events.parquet", folder / "items.parquet")
-    raise DatasetError(
-        f"{name} was not found in {' or '.join(map(str, folders))}; make it with "
-        f"`python experiments/search_logs.py {name}`"
-    )
+    raise DatasetError(f"{name} was not found in {' or '.join(map(str, folders))}; make it with `python {command}`")
 
 
 def _movielens_100k(name: str, root: Path | None) -> Source:
@@ -200,12 +204,11 @@ def _downloaded() -> tuple[pd.DataFrame, pd.DataFrame]:
         return _grouplens_tables(folder.read("ml-100k/u.data"), folder.read("ml-100k/u.item"))
 
 
+_SEARCH_LOGS = ("search_beauty", "search_cellphones", "search_movielens", "search_sports")
 _LOADERS: dict[str, Callable[[str, Path | None], Source]] = {
     "amazon_beauty": _amazon,
     "amazon_sports": _amazon,
+    "large_synthetic": partial(_made_log, "experiments/large_log.py"),
     "movielens_100k": _movielens_100k,
-    "search_beauty": _search_log,
-    "search_cellphones": _search_log,
-    "search_movielens": _search_log,
-    "search_sports": _search_log,
+    **{name: partial(_made_log, f"experiments/search_logs.py {name}") for name in _SEARCH_LOGS},
 }

@@ -142,9 +142,23 @@ def test_search_logs_are_found_where_they_were_made(
     assert load_dataset(name, root).events == root / name / "events.parquet"
 
 
+def test_the_large_log_is_found_where_it_was_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DatasetError, match=r"make it with `python experiments/large_log\.py`"):
+        load_dataset("large_synthetic", tmp_path)
+    folder = tmp_path / datasets.MADE / "large_synthetic"
+    folder.mkdir(parents=True)
+    pd.DataFrame({"user_id": [1, 1, 2], "item_id": [7, 8, 7], "timestamp": 0}).to_parquet(folder / "events.parquet")
+    pd.DataFrame({"item_id": [7, 8], "category": [0, 3]}).to_parquet(folder / "items.parquet")
+    source = load_dataset("large_synthetic", tmp_path)
+    log = EventLog.from_frame(source.events, source.schema, source.items)  # type: ignore[arg-type]
+    codes = [log.item_features["category"].row(item).tolist() for item in (1, 2)]
+    assert log.vocabularies["category"].decode(codes).tolist() == [[0], [3]]
+
+
 def test_names_and_missing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dataset_names() == [
-        "amazon_beauty", "amazon_sports", "movielens_100k",
+        "amazon_beauty", "amazon_sports", "large_synthetic", "movielens_100k",
         "search_beauty", "search_cellphones", "search_movielens", "search_sports",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no data set `netflix`; there are amazon_beauty"):
