@@ -137,10 +137,10 @@ def _message(
 
 def human(size: float) -> str:
     """Bytes for people."""
-    for unit, name in ((GIB, "GiB"), (1 << 20, "MiB")):
+    for unit, name in ((GIB, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if size >= unit / 10:
             return f"{size / unit:,.2f} {name}"
-    return f"{size / (1 << 10):,.1f} KiB"
+    return f"{size:.0f} B"
 
 
 Check = Callable[[Advice], bool]

@@ -45,7 +45,7 @@ class Topology:
         memory_gib: memory of a rank: of its GPU, or on a CPU its share of the machine's. None takes TorchRec's default,
             32 GiB of a GPU and 128 GiB on a CPU.
         host_memory_gib: share of the machine's memory that a rank with a GPU has for tables that do not fit on the GPU.
-            None takes TorchRec's default, 128 GiB.
+            None takes TorchRec's default, 128 GiB. Without a GPU it means nothing.
         reserve: share of `memory_gib` that tables leave alone, for activations and what allocators lose.
         intra_host_bandwidth: between two ranks of one machine.
         inter_host_bandwidth: between two machines.
@@ -82,8 +82,6 @@ class Topology:
             raise PlanError(f"device: `{self.device}`; tables are planned for cpu or cuda")
         if self.device == "cuda" and self.local_ranks > MOST_GPUS:
             raise PlanError(f"ranks_per_host: no machine has {self.local_ranks} GPUs; say how many each has")
-        if self.device == "cpu" and self.host_memory_gib is not None:
-            raise PlanError("host_memory_gib is for tables beside a GPU; on a CPU `memory_gib` is a rank's memory")
         if not 0 <= self.reserve < 1:
             raise PlanError(f"reserve: {self.reserve} is no share of the memory; 0.15 is usual")
         names = ("memory_gib", "host_memory_gib", "intra_host_bandwidth", "inter_host_bandwidth", "device_bandwidth")

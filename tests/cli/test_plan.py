@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import yaml
 from recsys.cli.catalogue_sizes import Sizes, catalogue_of
 from recsys.cli.plan import main
 from recsys.cli.plan_job import PlanCLI, count_devices, looked_up, make_plan, negatives
+from recsys.features.datasets import DatasetError, load_dataset
 from recsys.features.negatives import InBatch, Mixed, Popularity, Uniform
 from recsys.features.schema import Schema
 from recsys.losses.full_softmax import FullSoftmax
@@ -339,3 +342,40 @@ def test_a_plan_makes_no_trainer_and_writes_nothing(
 )
 def test_devices_are_counted(devices: int | str | list[int], count: int) -> None:
     assert count_devices(devices) == count
+
+
+PAGE = Path(__file__).parents[2] / "docs" / "planning.md"
+SHOWN = re.findall(r"```console\n\$ recsys plan ([^\n]*)\n```\n\n```text\n(.*?)\n```", PAGE.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("words", "shown"), SHOWN)
+def test_the_page_shows_what_is_printed(
+    words: str, shown: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    try:
+        load_dataset("movielens_100k")
+    except DatasetError as error:
+        pytest.skip(str(error))
+    monkeypatch.setenv("COLUMNS", "160")
+    code = main([*shlex.split(words), "--data.cache", str(tmp_path)])
+    printed = "\n".join(line.rstrip() for line in capsys.readouterr().out.strip().splitlines())
+    assert printed == shown
+    assert code == ("do not fit" in shown)
+
+
+def test_the_page_shows_a_strategy_that_is_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (text,) = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (tmp_path / "strategy.yaml").write_text(text)
+    sizes = ["--rows", "item_id=1000", "genres=100", "decade=50", "--lengths", "genres=2"]
+    assert main(["--config", "movielens_100k", "--config", f"{tmp_path}/strategy.yaml", *sizes, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    topology = found["topology"]
+    assert (topology["ranks"], topology["ranks_per_host"], topology["device"]) == (16, 8, "cuda")
+    assert (topology["memory_gib"], topology["host_memory_gib"], topology["inter_host_bandwidth"]) == (80, 200, 25)
+    kinds = {row["table"]: (row["sharding"], row["kernel"]) for row in found["tables"]}
+    assert kinds["item_id"] == ("row_wise", "fused") and kinds["genres"][0] == "column_wise"
+    assert kinds["decade"][1] in ("fused_uvm", "fused_uvm_caching")
+
+
+def test_the_page_shows_plans() -> None:
+    assert len(SHOWN) == 4

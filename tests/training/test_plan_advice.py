@@ -67,7 +67,7 @@ def test_less_than_advised_does_not_help(short):
 
 def test_the_message_says_what_is_needed_and_what_there_is():
     text = str(refused(10_000_000, Topology(memory_gib=1), {"words": TableRule(sharding=["row_wise"])}))
-    assert "1 x 1 GiB, of which 15% are reserved and 0.8 KiB a rank taken by the rest of the model" in text
+    assert "1 x 1 GiB, of which 15% are reserved and 0.84 KiB a rank taken by the rest of the model" in text
     assert "leave 0.85 GiB a rank" in text
     assert "`item_id` (10,000,000 x 64) needs 2.42 GiB, 38.15 MiB of it for its optimizer\n" in text
     assert "its optimizer; its rule allows row_wise" in text

@@ -15,7 +15,7 @@ from recsys.training.topology import GIB, PlanError, TableRule, Topology
         ({"ranks": 256, "device": "cuda"}, "no machine has 256 GPUs"),
         ({"device": "tpu"}, "device: `tpu`"),
         ({"memory_gib": 0}, "memory_gib: 0; it must be above 0"),
-        ({"host_memory_gib": 64}, "host_memory_gib is for tables beside a GPU"),
+        ({"host_memory_gib": -64}, "host_memory_gib: -64; it must be above 0"),
         ({"reserve": 1.0}, "reserve: 1.0 is no share"),
         ({"inter_host_bandwidth": -1}, "inter_host_bandwidth: -1; it must be above 0"),
     ],
@@ -48,7 +48,7 @@ def test_memory_is_what_is_given_or_torchrec_s_default():
     assert Topology().memory == 128 * GIB
     assert Topology(device="cuda").memory == 32 * GIB
     assert Topology(device="cuda").host_memory == 128 * GIB
-    assert Topology().host_memory == 0
+    assert Topology().host_memory == Topology(host_memory_gib=64).host_memory == 0
     assert Topology(memory_gib=2.5).memory == 2.5 * GIB
 
 
