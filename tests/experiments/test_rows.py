@@ -77,13 +77,17 @@ def test_tables_of_search_logs_begin_with_the_joint_model_and_what_it_is_compare
     table = selected(dataset)
     assert {row.protocol for row in table} == {STRICT}
     names = [row.model for row in table]
-    controls = [name for name in ("query_only", "history_only") if name in names]
+    controls = [name for name in ("query_only", "history_only", "recommendation_only") if name in names]
     first = ["synergen", *controls, *SEARCH_BASELINES]
     assert names[: len(first)] == first
     assert bool(controls) == (dataset != "search_sports")
     whole = table[0]
     assert whole.settings == {}, "it is the recipe"
-    assert set(whole.against) == {row.model for row in table if row is not whole and not row.is_baseline}
+    assert list(whole.against) == controls
+    ablations = names[len(first) :]
+    assert ablations[:1] == (["small"] if dataset == "search_beauty" else [])
+    for row in table[len(first) :]:
+        assert row.against == (tuple(ablations[1:]) if row.model == "small" else ())
     assert all(row.note for row in table if not row.is_baseline)
     assert all(row.settings for row in table if row is not whole and not row.is_baseline)
     assert not (dataset == "search_cellphones" and any(row.tasks == ("recommendation",) for row in table))
@@ -153,7 +157,8 @@ def test_rows_of_search_logs_are_jobs_that_say_what_differs(model, shop, monkeyp
         words[1] = str(ROOT / words[1])
         return FitCLI(args=words)
 
-    ours, recipe = parsed(model), parsed("synergen")
+    (small,) = selected("search_beauty", STRICT, "small")
+    ours, recipe = parsed(model), parsed("small" if model in small.against else "synergen")
     catalogue = Catalogue.from_split(ours.datamodule.split)
     network, plain = (cli.model.make_network(catalogue) for cli in (ours, recipe))
     objective = ours.model.objective
