@@ -13,6 +13,7 @@ from recsys.features.queries import Queries
 from recsys.features.schema import DENSE, Feature, SchemaError
 from recsys.models.bag_input import BagInput
 from recsys.models.compositional import Composition
+from recsys.models.tables import table_device
 from recsys.models.word_match import WordMatch
 
 POOLING = {"mean": PoolingType.MEAN, "sum": PoolingType.SUM}
@@ -91,7 +92,7 @@ class ItemEncoder(nn.Module):
         self.width = width
         self.id_rows = Composition.of(catalogue, "item_id")
         tables = self.id_rows.tables(EmbeddingConfig, "item_id", ["item_id"], id_dim, init_std)
-        self.ids = EmbeddingCollection(tables=tables) if ids else None
+        self.ids = EmbeddingCollection(tables=tables, device=table_device()) if ids else None
         self.register_buffer("item_rows", catalogue.item_rows, persistent=False)
         self.some_without_row = catalogue.item_rows is not None and not bool(catalogue.item_rows[1:].all())
         if ids and self.some_without_row and not features:
@@ -102,7 +103,7 @@ class ItemEncoder(nn.Module):
         in_bags = self.bagged + self.query_texts
         held = {feature.name: Composition.of(catalogue, str(feature.table)) for feature in in_bags}
         bags = _bag_tables(catalogue, in_bags, held, width, init_std)
-        self.bags = EmbeddingBagCollection(tables=bags)
+        self.bags = EmbeddingBagCollection(tables=bags, device=table_device())
         for collection in (self.ids.embeddings if self.ids is not None else {}, self.bags.embedding_bags):
             for embedding in collection.values():
                 embedding.sparse = True
