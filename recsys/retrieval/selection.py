@@ -1,4 +1,4 @@
-"""Choosing the largest of many scores, ties by rank: on keys, and on floats where these leave no choice."""
+"""Choosing the largest of many scores, ties by place: on keys, and on floats where these leave no choice."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ LOW = 0xFFFFFFFF
 MAGNITUDE = 0x7FFFFFFF
 
 
-def keys_of(scores: Tensor, ranks: Tensor) -> Tensor:
-    """Keys whose order is "higher score, then lower rank"."""
+def keys_of(scores: Tensor, places: Tensor) -> Tensor:
+    """Keys whose order is "higher score, then lower place"."""
     bits = (scores + 0.0).view(torch.int32)  # adding 0 makes -0.0 equal to 0.0
     # Floats compare as their bits do once the magnitude of the negative ones is reversed.
     bits ^= (bits >> 31).bitwise_and_(MAGNITUDE)
-    return bits.long().bitwise_left_shift_(32).bitwise_or_(LOW - ranks)
+    return bits.long().bitwise_left_shift_(32).bitwise_or_(LOW - places)
 
 
 NOTHING = int(keys_of(torch.tensor(-torch.inf), torch.tensor(LOW)))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from recsys.features.batch import SequenceBatch
 from recsys.models.recommender import Recommender, VectorRecommender
-from recsys.retrieval import topk
+from recsys.retrieval import blocks
 from recsys.retrieval.topk import Jagged, Ranker, recommend
 
 
@@ -122,7 +122,7 @@ def test_equals_brute_force(model: type[Table], case: dict[str, Any]) -> None:
     denied = per_user(case["deny"], users) or [set()] * users
     allowed = [a - s - d - {0} for a, s, d in zip(allowed, seen, denied, strict=True)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(topk, "_ITEM_BLOCK", case["item_block"])
+        patch.setattr(blocks, "_ITEM_BLOCK", case["item_block"])
         found = recommend(
             model(torch.from_numpy(table)),
             batch_of(users),
