@@ -82,7 +82,7 @@ class SelfAttention(nn.Module):
         rows, place = torch.arange(len(lengths), device=x.device), lengths - 1
         of_q, of_kv = self.qkv.weight.split([x.shape[-1], 2 * x.shape[-1]])
         k, v = F.linear(x, of_kv).unflatten(-1, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q = F.linear(x[rows, place], of_q).view(len(lengths), self.heads, 1, -1)
+        q = F.linear(x[rows, place], of_q).unflatten(-1, (self.heads, 1, -1))
         q = rotate(q, multiplier.expand(len(lengths), -1, -1, -1)[rows, :, place].unsqueeze(2))
         visible = torch.arange(x.shape[1], device=x.device) < lengths.unsqueeze(-1)
         mixed = F.scaled_dot_product_attention(q, rotate(k, multiplier), v, attn_mask=visible[:, None, None])

@@ -174,6 +174,14 @@ def test_a_stranger_gets_a_full_list(scorer: Recommender) -> None:
         assert (top.items > 0).all() and torch.isfinite(top.scores).all()
 
 
+def test_nobody_gets_no_list(scorer: Recommender) -> None:
+    nobody = strangers()
+    assert scorer.scores(nobody).shape == (0, SIZE + 1)
+    assert recommend(scorer, nobody, 5).items.shape == (0, 5)
+    if isinstance(scorer, VectorRecommender):
+        assert scorer.user_vectors(nobody).shape == (0, scorer.item_vectors().shape[1])
+
+
 def test_a_stranger_without_history_gets_popular_items(scorer: Recommender, split: Split) -> None:
     scores = scorer.scores(strangers([], [2, 4, 6]))
     counts = torch.from_numpy(split.train_counts())[1:]
