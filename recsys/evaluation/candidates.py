@@ -19,7 +19,7 @@ from recsys.evaluation.exposure import popularity_deciles
 from recsys.evaluation.metrics import Targets, check_cut_offs, target_metrics
 from recsys.evaluation.relevance import ColdTargets, Relevance, check_catalogue, distinct_pairs, relevance
 from recsys.evaluation.result import Evaluation, TargetTable
-from recsys.evaluation.scoring import device_of, evaluation_mode
+from recsys.evaluation.scoring import device_of, evaluation_mode, threads_of
 from recsys.evaluation.tasks import Part, Requests, Task, requests
 from recsys.features.jagged import offsets_of
 from recsys.features.splits import Ids, Split
@@ -241,7 +241,7 @@ def _scores(
         scores[rows] = candidate_scores(model, batch, candidates).float().cpu().numpy()
 
     with evaluation_mode(model):
-        in_threads(score, asked.blocks(size), torch.get_num_threads() if device.type == "cpu" else 1)
+        in_threads(score, asked.blocks(size), threads_of(model))
     return scores
 
 

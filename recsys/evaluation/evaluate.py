@@ -7,19 +7,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from recsys.evaluation.exposure import exposure_metrics, popularity_deciles
 from recsys.evaluation.metrics import check_cut_offs, debiased_metrics, find_targets, target_metrics
+from recsys.evaluation.ranking import ranked_lists
 from recsys.evaluation.relevance import ColdTargets, check_catalogue, relevance
 from recsys.evaluation.result import Evaluation, TargetTable
-from recsys.evaluation.scoring import device_of, evaluation_mode
-from recsys.evaluation.tasks import Part, Requests, Task, requests
+from recsys.evaluation.scoring import evaluation_mode
+from recsys.evaluation.tasks import Part, Task, requests
 from recsys.features.splits import Split
-from recsys.models.recommender import Recommender, VectorRecommender
-from recsys.retrieval.reranking import reranked
-from recsys.retrieval.threads import in_threads
-from recsys.retrieval.topk import BUDGET_BYTES, Jagged, Ranker
+from recsys.models.recommender import Recommender
 
 
 def evaluate(
@@ -47,6 +44,9 @@ def evaluate(
     both kinds are counted in the facts, and the target table keeps cold items. The time of a request is the time of
     the first event to be found.
 
+    A model with sharded tables is judged by all ranks of the job, which call this together and get the same lists and
+    metrics; no rank holds the vectors of the whole catalogue (`ShardedRanker`).
+
     Memory: one batch of histories, one block of scores, and `U * top * 4` bytes of lists.
 
     Args:
@@ -67,8 +67,8 @@ def evaluate(
         name: of the model, to print; None: its class.
 
     Raises:
-        ValueError: the part or the task is empty, a cut-off exceeds `top`, `top` exceeds `rerank`, or model and log
-            have different catalogues.
+        ValueError: the part or the task is empty, a cut-off exceeds `top`, `top` exceeds `rerank`, model and log have
+            different catalogues, or `rerank` is asked of a sharded model that does not rank.
     """
     check_cut_offs(ks, top)
     if rerank is not None and rerank < top:
@@ -77,7 +77,17 @@ def evaluate(
     asked = requests(split, which, task)
     check_catalogue(model, split)
     with evaluation_mode(model):
-        ranked = _rank(model, split, asked, max_length, filter_seen, rerank, batch_users, top, tie_seed)
+        ranked = ranked_lists(
+            model,
+            split,
+            asked,
+            max_length=max_length,
+            filter_seen=filter_seen,
+            rerank=rerank,
+            batch_users=batch_users,
+            top=top,
+            tie_seed=tie_seed,
+        )
     found = relevance(split, which, task, asked, filter_seen, cold_targets)
     counts = found.train_counts
     everything = find_targets(torch.from_numpy(ranked), found.wanted)
@@ -110,38 +120,3 @@ def evaluate(
         ),
         facts=facts,
     )
-
-
-def _rank(
-    model: Recommender,
-    split: Split,
-    asked: Requests,
-    max_length: int | None,
-    filter_seen: bool,
-    rerank: int | None,
-    batch_users: int,
-    top: int,
-    tie_seed: int,
-) -> NDArray[np.int32]:
-    """`[U, top]` lists."""
-    if not isinstance(model, VectorRecommender):
-        batch_users = max(1, min(batch_users, BUDGET_BYTES // (4 * (model.n_items + 1))))
-    device = device_of(model)
-    threads = torch.get_num_threads() if device.type == "cpu" else 1
-    ranker = Ranker(model, tie_seed=tie_seed, budget=BUDGET_BYTES // threads)
-    ranked = np.empty((len(asked), top), dtype=np.int32)
-
-    def rank(rows: NDArray[np.int64]) -> None:
-        batch = asked.batch(split.log, rows, max_length, device)
-        seen = None
-        if filter_seen:
-            known = asked.history_items(split.log, rows)
-            seen = Jagged(torch.from_numpy(known.values), torch.from_numpy(known.offsets))
-        found = ranker(batch, rerank or top, seen=seen)
-        if rerank is not None:
-            found = reranked(model, batch, found, top)
-        ranked[rows] = found.items.cpu().numpy()
-
-    ranker.prepare(device)
-    in_threads(rank, asked.blocks(batch_users), threads)
-    return ranked

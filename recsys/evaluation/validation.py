@@ -19,6 +19,8 @@ class RankingValidation(L.Callback):
     The log of a split without validation users is left as it is. Early stopping and checkpointing monitor what this
     logs, so it must stand before them in the list of callbacks. The history of values is in the checkpoint.
 
+    Every rank of a job logs the same values: ranks share the work where tables are sharded, and repeat it elsewhere.
+
     In a log with queries each task is judged by itself, as `val/search_NDCG@10` and `val/recommendation_NDCG@10`;
     `val/NDCG@10` is then their mean, so that the rarer task counts like the other.
 
@@ -56,7 +58,7 @@ class RankingValidation(L.Callback):
             values |= {f"{task}_{name}": value for task, means in found.items() for name, value in means.items()}
         self.history.append({"epoch": trainer.current_epoch} | values)
         for name, value in values.items():
-            pl_module.log(f"val/{name}", value, prog_bar=name.startswith("NDCG"))
+            pl_module.log(f"val/{name}", value, prog_bar=name.startswith("NDCG"), sync_dist=True)
 
     def state_dict(self) -> dict[str, Any]:
         """The values so far."""
