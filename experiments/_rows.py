@@ -176,6 +176,11 @@ SINGLE_TASK = {
         tasks=("recommendation",),
     ),
 }
+WEIGHED = {
+    "recommendation_weight_3": Variant(
+        "weight 3 of recommendation without a query instead of 1", {f"{OBJECTIVE}.recommendation": 3.0} | RETRIEVAL
+    ),
+}
 PARTS = {
     "searches_as_targets_off": Variant(
         "a purchase that answered a query is not asked for without it",
@@ -229,7 +234,7 @@ ABLATIONS = {
     for name, variant in (PARTS | SEARCH_ROTARY).items()
 }
 SEARCH_VARIANTS: dict[str, tuple[dict[str, Variant], dict[str, Variant]]] = {
-    "search_beauty": (CONTROLS | SINGLE_TASK, ABLATIONS),
+    "search_beauty": (CONTROLS | SINGLE_TASK | WEIGHED, ABLATIONS),
     "search_cellphones": (CONTROLS, {}),  # every event of it is a search: there is nothing to recommend
     "search_sports": ({}, {}),
 }
@@ -260,7 +265,10 @@ def rows() -> list[Row]:
 def search_rows(dataset: str) -> list[Row]:
     """The rows of a search log; they take long, so the joint model, its controls and the baselines come first."""
     controls, ablations = SEARCH_VARIANTS[dataset]
-    changed = tuple(name for name in ablations if name != "small")
+    compared = {
+        "small": tuple(name for name in ablations if name != "small"),
+        "recommendation_weight_3": tuple(name for name in controls if name != "recommendation_weight_3"),
+    }
     made = {
         name: Row(
             dataset,
@@ -269,7 +277,7 @@ def search_rows(dataset: str) -> list[Row]:
             variant.settings,
             note=variant.note,
             tasks=variant.tasks,
-            against=changed if name == "small" else (),
+            against=compared.get(name, ()),
             candidates=variant.candidates,
         )
         for name, variant in (controls | ablations).items()
