@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeAlias
 
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.distributed.optim import _apply_optimizer_in_backward as apply_in_backward
 from torch.optim import Optimizer
 from torchrec import optim as fused
+from torchrec.distributed.embedding import ShardedEmbeddingCollection
+from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.optim.fused import FusedOptimizerModule
 from torchrec.optim.keyed import CombinedOptimizer as FusedOptimizers
@@ -18,6 +21,7 @@ from recsys.training.row_wise_adagrad import RowWiseAdagrad
 from recsys.training.sparse_adam import SparseAdam
 
 Collection: TypeAlias = EmbeddingCollection | EmbeddingBagCollection
+SHARDED = (ShardedEmbeddingCollection, ShardedEmbeddingBagCollection)
 OptimizerFactory = Callable[[Iterable[Any]], Optimizer]
 
 FUSED: dict[type[Optimizer], tuple[type[Optimizer], Callable[[dict[str, Any]], dict[str, Any]]]] = {
@@ -38,6 +42,9 @@ FUSED: dict[type[Optimizer], tuple[type[Optimizer], Callable[[dict[str, Any]], d
 
 ON_CPU = (fused.SGD, fused.Adagrad, fused.RowWiseAdagrad)
 """Those that FBGEMM has for a CPU."""
+
+NOT_FUSED = ("weight_decay", "momentum", "lr_decay", "initial_accumulator_value", "maximize")
+"""Settings of PyTorch's optimizers that the kernels here are not given."""
 
 
 class TableOptimizerError(ValueError):
@@ -75,7 +82,7 @@ def step_in_backward(module: nn.Module, factory: OptimizerFactory) -> None:
             f"set `table_optimizer` to one of {known}"
         )
     (group,) = made.param_groups
-    if extra := [name for name in ("weight_decay", "momentum", "lr_decay") if group.get(name)]:
+    if extra := [name for name in NOT_FUSED if group.get(name)]:
         raise TableOptimizerError(f"the fused kernel of {type(made).__name__} takes no {', '.join(extra)}: leave it 0")
     kernel, arguments = FUSED[type(made)]
     for _, part in collections(module):
@@ -109,12 +116,15 @@ def dense_parameters(module: nn.Module) -> list[nn.Parameter]:
 
 
 def fused_optimizer(module: nn.Module) -> FusedOptimizers | None:
-    """What steps the sharded tables of a module; None when none is sharded.
+    """What steps the parts of sharded tables that this rank holds; None when no table of the module is sharded.
 
     Its learning rate is the one to schedule, as `FusedTables`.
     """
-    found = [(name, part.fused_optimizer) for name, part in _topmost(module, "")]
-    return FusedOptimizers(found) if any(optimizer.params for _, optimizer in found) else None
+    parts = list(_topmost(module, ""))
+    plans = [inner.module_sharding_plan for _, part in parts for inner in part.modules() if isinstance(inner, SHARDED)]
+    if all(planned.sharding_type == "data_parallel" for plan in plans for planned in plan.values()):
+        return None
+    return FusedOptimizers([(name, part.fused_optimizer) for name, part in parts])
 
 
 def _topmost(module: nn.Module, prefix: str) -> Iterator[tuple[str, Any]]:
@@ -130,16 +140,23 @@ def _topmost(module: nn.Module, prefix: str) -> Iterator[tuple[str, Any]]:
 class FusedTables(Optimizer):
     """Fused optimizers as one that Lightning can hold and a scheduler can drive.
 
-    Its `step` does nothing: tables are updated in the backward pass, by the learning rate that `hand_on` has given them
-    before the forward pass. Their state is sharded; the strategy saves it with the tables, and `state_dict` has none.
+    It has a group for each learning rate that tables begin with, on a rank that holds no part of a table too, so that
+    schedules and checkpoints are the same on all ranks. Its `step` does nothing: tables are updated in the backward
+    pass, by the learning rate that `hand_on` has given them before the forward pass. Their state is sharded; the
+    strategy saves it with the tables, and `state_dict` has none.
 
     Args:
-        fused: of `fused_optimizer`.
+        fused: of `fused_optimizer`; all ranks make theirs together.
     """
 
     def __init__(self, fused: FusedOptimizers):
         super().__init__([nn.Parameter(torch.zeros(0))], {})
-        self.param_groups = list(fused.param_groups)  # the very dictionaries of the kernels
+        kernels = [kernel for kernel in _kernels(fused) if kernel.param_groups]
+        begin = _of_all_ranks({kernel.param_groups[0]["lr"] for kernel in kernels})
+        groups = {rate: {"params": [], "lr": rate} for rate in begin}
+        self.param_groups = list(groups.values())
+        for kernel in kernels:  # which reads the very dictionary that a scheduler writes to
+            kernel.param_groups = [groups[kernel.param_groups[0]["lr"]]]
 
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Runs the closure."""
@@ -156,10 +173,37 @@ class FusedTables(Optimizer):
         return {"lr": [group["lr"] for group in self.param_groups]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes the learning rates back; tables that are grouped otherwise have the same one."""
+        """Takes the learning rates back.
+
+        Raises:
+            ValueError: the tables of the checkpoint had more or fewer of them.
+        """
         rates = state_dict["lr"]
-        for place, group in enumerate(self.param_groups):
-            group["lr"] = rates[min(place, len(rates) - 1)]
+        if len(rates) != len(self.param_groups):
+            raise ValueError(
+                f"checkpoint has {len(rates)} learning rates of tables, the job {len(self.param_groups)}: resume with "
+                "the optimizers of tables that it was saved with"
+            )
+        for group, rate in zip(self.param_groups, rates, strict=True):
+            group["lr"] = rate
+
+
+def _kernels(optimizer: Any) -> Iterator[Any]:
+    """The optimizers within a combined one, each of one FBGEMM kernel."""
+    if isinstance(optimizer, FusedOptimizers):
+        for _, inner in optimizer.optimizers:
+            yield from _kernels(inner)
+    else:
+        yield optimizer
+
+
+def _of_all_ranks(rates: set[float]) -> list[float]:
+    """The learning rates of all ranks, ascending."""
+    found: list[set[float]] = [rates]
+    if dist.is_initialized():
+        found = [set()] * dist.get_world_size()
+        dist.all_gather_object(found, rates)
+    return sorted(set().union(*found))
 
 
 def hand_on(fused: FusedOptimizers) -> None:
