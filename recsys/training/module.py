@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
-from recsys.losses.ranks import across_ranks
+from recsys.losses.ranks import across_ranks, ranks, total
 from recsys.models.network import SequenceNetwork
 from recsys.models.tables import table_device
 from recsys.training.objective import Objective
@@ -94,6 +94,7 @@ class RecommenderModule(L.LightningModule):
         """One loss value; its parts are logged."""
         with across_ranks(self.trainer.world_size > 1):
             loss, parts = self.objective(self.network, batch)
+            windows = _windows(batch)
         for name, value in parts.items():
             self.log(
                 f"train/{name}",
@@ -101,7 +102,7 @@ class RecommenderModule(L.LightningModule):
                 on_step=False,
                 on_epoch=True,
                 prog_bar=name == "loss",
-                batch_size=len(batch),
+                batch_size=windows,
                 sync_dist=True,
             )
         return loss
@@ -127,10 +128,12 @@ class RecommenderModule(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips the dense weights; Adam's step on table rows does not depend on the scale of their gradient."""
+        """Clips the dense weights; a step on table rows hardly depends on the scale of their gradient."""
         if gradient_clip_val is None:
             return
-        dense = [w for w in self.parameters() if w.grad is not None and not w.grad.is_sparse]
+        assert self.network is not None
+        of_tables = {id(weight) for weight in table_parameters(self.network)}  # replicated ones have dense gradients
+        dense = [w for w in self.parameters() if w.grad is not None and id(w) not in of_tables]
         if gradient_clip_algorithm == "value":
             nn.utils.clip_grad_value_(dense, gradient_clip_val)
         else:
@@ -157,3 +160,14 @@ class RecommenderModule(L.LightningModule):
             if rank < len(of_ranks):
                 torch.set_rng_state(of_ranks[rank].clone())
             self._generators = {}
+
+
+def _windows(batch: SequenceBatch) -> int:
+    """Training sequences of a step, of all ranks; the copy that an idle one has does not count.
+
+    Logged values are weighted by it, so that the mean of an epoch is the same over any number of ranks.
+    """
+    if ranks() == 1:
+        return len(batch)
+    assert batch.target is not None
+    return int(total(len(batch) * batch.target.any().long()))
