@@ -27,7 +27,7 @@ from torchrec.distributed.planner.types import (
 from torchrec.distributed.types import CacheParams, ShardingPlan
 
 from recsys.training.table_costs import Table, shard_memory
-from recsys.training.table_sharders import Sharder, collections, dense_bytes, find_tables
+from recsys.training.table_sharders import BY_ROWS, Sharder, collections, dense_bytes, find_tables
 from recsys.training.topology import KERNELS, PlanError, TableRule, Topology
 
 GRID_SHARDS = 1 << 15
@@ -74,6 +74,11 @@ def _constraint(table: Table, rule: TableRule, topology: Topology, sharder: Shar
             f"table `{table.name}`: TorchRec takes no means over a grid of shards; "
             "set another sharding in its rule, or the pooling `sum`"
         )
+    if not (allowed := [kind for kind in allowed if not _leaves_a_rank_empty(table.rows, kind, topology)]):
+        raise PlanError(
+            f"table `{table.name}`: cut by rows, its {table.rows} would leave a rank without any, and FBGEMM looks "
+            "nothing up in no rows on a CPU; allow table_wise in its rule"
+        )
     places = rule.placement or (("device",) if topology.device == "cpu" else tuple(KERNELS))
     if topology.device == "cpu" and set(places) != {"device"}:
         raise PlanError(f"table `{table.name}`: placements beside `device` need GPUs, and the topology is of CPUs")
@@ -88,6 +93,14 @@ def _constraint(table: Table, rule: TableRule, topology: Topology, sharder: Shar
         pooling_factors=[rule.pooling_factor] * table.features,
         cache_params=None if rule.cache_load_factor is None else CacheParams(load_factor=rule.cache_load_factor),
     )
+
+
+def _leaves_a_rank_empty(rows: int, kind: str, topology: Topology) -> bool:
+    """Whether a table is so small that a CPU would get a shard without a row."""
+    if topology.device != "cpu" or kind not in BY_ROWS:
+        return False
+    over = topology.ranks if kind == "row_wise" else topology.local_ranks
+    return over > 1 and -(-rows // over) * (over - 1) >= rows
 
 
 class SimplestFirst(EmbeddingEnumerator):

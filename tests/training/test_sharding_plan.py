@@ -239,3 +239,21 @@ def test_features_and_pooling_factors_count():
     rows = describe(sharding_plan(made, Topology(ranks=2), rules, 100), made, Topology(ranks=2), rules, 100)
     asked = next(row.sent for row in rows if row.table == "words" and not row.shards)
     assert (asked.ids, asked.vectors, asked.gradients) == (600 * 8, 0, 200 * 256)
+
+
+@pytest.mark.parametrize(("rows", "ranks", "cut"), [(2, 2, True), (2, 3, False), (5, 4, False), (7, 3, True)])
+def test_no_rank_gets_a_shard_without_rows(rows, ranks, cut):
+    small = EmbeddingConfig(name="kind", embedding_dim=8, num_embeddings=rows, feature_names=["kind"])
+    module = nn.ModuleDict({"kinds": EmbeddingCollection(tables=[small], device=torch.device("meta"))})
+    if cut:
+        plan = sharding_plan(module, Topology(ranks=ranks), {"kind": TableRule(sharding=["row_wise"])})
+        specs = plan.plan["kinds"]["kind"].sharding_spec.shards
+        assert len(specs) == ranks and min(spec.shard_sizes[0] for spec in specs) > 0
+    else:
+        with pytest.raises(PlanError, match=f"table `kind`: cut by rows, its {rows} would leave a rank without any"):
+            sharding_plan(module, Topology(ranks=ranks), {"kind": TableRule(sharding=["row_wise"])})
+        rule = TableRule(sharding=["row_wise", "table_wise"])
+        plan = sharding_plan(module, Topology(ranks=ranks), {"kind": rule})
+        assert plan.plan["kinds"]["kind"].sharding_type == "table_wise"
+    on_gpus = sharding_plan(module, Topology(ranks=ranks, device="cuda"), {"kind": TableRule(sharding=["row_wise"])})
+    assert on_gpus.plan["kinds"]["kind"].sharding_type == "row_wise"
