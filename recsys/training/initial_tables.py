@@ -52,7 +52,7 @@ def _fill(
     for first in range(row // BLOCK_ROWS * BLOCK_ROWS, row + n, BLOCK_ROWS):
         block = torch.empty(min(BLOCK_ROWS, rows - first), dim)
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(block_seed(seed, name, first // BLOCK_ROWS))
+            torch.default_generator.manual_seed(block_seed(seed, name, first // BLOCK_ROWS))  # and no GPU's
             fill(block)
         low, high = max(first, row), min(first + len(block), row + n)
         out[low - row : high - row].copy_(block[low - first : high - first, column : column + width])
