@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,12 +13,12 @@ import lightning as L
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
-from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
-from torchrec.distributed.types import ShardingEnv, ShardingPlan
+from torchrec.distributed.types import ShardedModule, ShardingEnv, ShardingPlan
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.optim.keyed import CombinedOptimizer
@@ -26,17 +27,22 @@ from recsys.models.tables import tables_on
 from recsys.training import sharded_checkpoint
 from recsys.training.even_bags import even_bags
 from recsys.training.initial_tables import initialise
+from recsys.training.mean_bags import mean_bags
 from recsys.training.sharding_plan import TableRule, Topology, sharding_plan
-from recsys.training.table_optimizers import Collection, check_fused, collections, fused_optimizer, hand_on
+from recsys.training.strategy_checks import StrategyError, check, check_restarts, unusual
+from recsys.training.table_optimizers import (
+    Collection,
+    check_fused,
+    collections,
+    dense_parameters,
+    fused_optimizer,
+    hand_on,
+)
 from recsys.training.table_sharders import table_sharders
 
 DEFAULT_RULE = TableRule(sharding=("table_wise", "row_wise"))
 """Of a table without a rule. A data-parallel table has dense gradients, as large as itself; and by columns a row-wise
-optimizer keeps one state for every cut, so that the training would depend on the number of ranks."""
-
-
-class StrategyError(ValueError):
-    """A trainer is set to something that sharded tables cannot do."""
+optimizer keeps a state for each cut, which is another training."""
 
 
 class TorchRecStrategy(DDPStrategy):
@@ -48,7 +54,7 @@ class TorchRecStrategy(DDPStrategy):
     | where is DistributedModelParallel? | around the LightningModule, as DDP is in Lightning's own strategies |
     | who updates tables? | fused optimizers, in the backward pass; `step_in_backward` in `configure_model` sets them |
     | who updates the rest? | the optimizer of `configure_optimizers`, over `dense_parameters(self)` |
-    | and the learning rate of tables? | `FusedTables`, an optimizer that a scheduler can drive |
+    | and their learning rate? | `FusedTables`, an optimizer that a scheduler can drive |
     | how does a checkpoint move between world sizes? | by torch.distributed.checkpoint, which cuts the rows anew |
 
     Tables begin with the same weights however many ranks there are. One process is a valid job: its tables are updated
@@ -92,8 +98,15 @@ class TorchRecStrategy(DDPStrategy):
         self.find_unused_parameters = find_unused_parameters
         self.plan: ShardingPlan | None = None
         self.tables: tuple[str, ...] = ()
+        self._sharded: DistributedModelParallel | None = None
+        self._fitted = False
         self._fused: CombinedOptimizer | None = None
+        self._writers: dist.ProcessGroup | None = None
         self._writing: tuple[Any, Path] | None = None
+
+    def setup_environment(self) -> None:
+        check_restarts(os.environ)
+        super().setup_environment()
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
@@ -108,30 +121,35 @@ class TorchRecStrategy(DDPStrategy):
 
     def setup(self, trainer: L.Trainer) -> None:
         """Shards the tables, wraps the rest, and makes the optimizers."""
-        assert self.accelerator is not None and self.model is not None
-        fitting = trainer.state.fn == TrainerFn.FITTING
-        if fitting:
-            self._check(trainer)
+        assert self.accelerator is not None and self.lightning_module is not None
+        fitting, module = trainer.state.fn == TrainerFn.FITTING, self.lightning_module
+        check(trainer, self.precision_plugin, fitting)
         self.accelerator.setup(trainer)
-        self.model = self._shard(self.precision_plugin.convert_module(self.model), fitting)
+        if self._sharded is None or self._sharded.module is not module:
+            self._sharded, self._fitted = self._shard(module), False
+        elif fitting and self._fitted:
+            raise StrategyError(
+                "the module was fitted by this trainer already, and its tables have the optimizer's state of that; "
+                "make module and trainer anew, and go on from a checkpoint with `ckpt_path`"
+            )
+        self._fitted |= fitting
+        self.model = self._sharded
         if fitting:
+            self._sharded.init_data_parallel()
             self.setup_optimizers(trainer)
+        else:
+            self._sharded.to(self.root_device)
+            for weight in dense_parameters(module):  # no DDP makes them equal without training
+                dist.broadcast(weight.detach(), src=0)
         self.setup_precision_plugin()
 
-    def _check(self, trainer: L.Trainer) -> None:
-        if trainer.accumulate_grad_batches != 1:
-            raise StrategyError(
-                f"trainer.accumulate_grad_batches: {trainer.accumulate_grad_batches}: sharded tables are updated in "
-                "every backward pass, so that nothing can be accumulated; leave it at 1 and raise `data.batch_size`"
-            )
-        if isinstance(self.precision_plugin, MixedPrecision) and self.precision_plugin.scaler is not None:
-            raise StrategyError(
-                f"trainer.precision: {trainer.precision}: tables are updated in the backward pass, before the loss "
-                "scale is taken out of gradients; use bf16-mixed, which needs no scale"
-            )
-
-    def _shard(self, module: nn.Module, fitting: bool) -> DistributedModelParallel:
+    def _shard(self, module: nn.Module) -> DistributedModelParallel:
         device, ranks = self.root_device, self.world_size
+        if any(isinstance(part, ShardedModule) for part in module.modules()):
+            raise StrategyError(
+                "the tables of the module are sharded by another trainer; go on with that one, or make the module anew "
+                "and load a checkpoint with `ckpt_path`"
+            )
         check_fused(module, device)
         made = list(_tables(module))
         self.tables = tuple(name for name, *_ in made)
@@ -147,14 +165,15 @@ class TorchRecStrategy(DDPStrategy):
             device=device,
             plan=self.plan,
             sharders=table_sharders(),
-            init_data_parallel=fitting,
+            init_data_parallel=False,
             init_parameters=False,
             data_parallel_wrapper=DefaultDataParallelWrapper(
-                static_graph=False, find_unused_parameters=self.find_unused_parameters
+                static_graph=False,
+                find_unused_parameters=self.find_unused_parameters,
+                ddp_kwargs=unusual(self._ddp_kwargs),
             ),
         )
-        if not fitting:
-            sharded.to(device)
+        mean_bags(module)
         even_bags(module)
         initialise(module, made, self.seed)
         self._fused = fused_optimizer(module)
@@ -174,27 +193,31 @@ class TorchRecStrategy(DDPStrategy):
         assert self.lightning_module is not None
         return self.lightning_module.state_dict()
 
-    def _sharded_state(self, weights: Mapping[str, Any]) -> dict[str, Any]:
-        """Tables and the state of their fused optimizer by the names they have in a checkpoint."""
-        state = {f"{sharded_checkpoint.TABLE}.{name}": weights[name] for name in self.tables}
-        for name, parts in self._fused.state_dict()["state"].items() if self._fused is not None else ():
-            for part, tensor in parts.items():
-                if isinstance(tensor, Tensor):
-                    state[f"{sharded_checkpoint.OPTIMIZER}.{name}/{part.rpartition('.')[2]}"] = tensor
-        return state
+    def _tables_of(self, weights: Mapping[str, Any]) -> dict[str, Any]:
+        """Tables by the names they have in a checkpoint."""
+        return {f"{sharded_checkpoint.TABLE}.{name}": weights[name] for name in self.tables}
+
+    def _fused_state(self) -> dict[str, dict[str, Any]]:
+        """Weight -> state of its fused optimizer, of the weights that this rank has a part of."""
+        return {} if self._fused is None else self._fused.state_dict()["state"]
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any | None = None) -> None:
         """Writes a sharded checkpoint; all ranks call it."""
         self._finish_writing()
         path = Path(self.broadcast(str(filepath)))
         weights = checkpoint.pop("state_dict")
-        state = self._sharded_state(weights)
+        state = self._tables_of(weights) | _named(self._fused_state())
         part = sharded_checkpoint.start(path)
         if self.is_global_zero:
             dense = {name: tensor for name, tensor in weights.items() if name not in self.tables}
-            torch.save(checkpoint | {"state_dict": dense}, part / sharded_checkpoint.REPLICATED)
+            whole = checkpoint | {"state_dict": dense, "ranks": self.world_size}
+            torch.save(whole, part / sharded_checkpoint.REPLICATED)
         if self.async_checkpoint:
-            self._writing = dcp.async_save(state, checkpoint_id=part), path
+            if self._writers is None:  # its own: in the group of training, calls of two threads would be mixed up
+                self._writers = dist.new_group(backend="gloo", timeout=self._timeout)
+            stager = BlockingAsyncStager()  # copies; the default one does not know ShardedTensor (torch 2.13)
+            future = dcp.async_save(state, checkpoint_id=part, process_group=self._writers, async_stager=stager)
+            self._writing = future, path
         else:
             dcp.save(state, checkpoint_id=part)
             sharded_checkpoint.finish(path)
@@ -213,26 +236,45 @@ class TorchRecStrategy(DDPStrategy):
             sharded_checkpoint.settle(path)
         sharded_checkpoint.barrier()
         assert self.lightning_module is not None
-        checkpoint = sharded_checkpoint.load_replicated(path)
+        checkpoint = sharded_checkpoint.load_replicated(path, weights_only)
         weights = self.lightning_module.state_dict()
-        state = self._sharded_state(weights)
-        if self.lightning_module.trainer.state.fn != TrainerFn.FITTING:
-            state = {name: tensor for name, tensor in state.items() if name.startswith(sharded_checkpoint.TABLE)}
-        sharded_checkpoint.load_tables(path, state)
-        # Tables are read in place; what is returned has them too, so that Lightning's strict loading is content.
-        checkpoint["state_dict"] = {name: weights[name] for name in self.tables} | checkpoint["state_dict"]
+        state, fused = self._tables_of(weights), {}
+        if self.lightning_module.trainer.state.fn == TrainerFn.FITTING:
+            fused = self._fused_state()
+            state |= _named(fused)
+        sharded_checkpoint.load_tables(path, state, stepped=fused)
+        # Tables are read in place; what is returned has them too, so that Lightning's strict loading is content, and
+        # those that the model has not, so that it is not.
+        saved = sharded_checkpoint.tables(path)
+        checkpoint["state_dict"] |= {name: weights.get(name, torch.empty(0)) for name in saved}
         return checkpoint
 
     def remove_checkpoint(self, filepath: Any) -> None:
-        """Deletes a checkpoint on the first rank."""
         self._finish_writing()
         if self.is_global_zero:
             sharded_checkpoint.remove(Path(filepath))
 
+    def release(self) -> None:
+        """Lets go of the shards after training; a checkpoint has them."""
+        self.model = self._sharded = self._fused = None
+        self.optimizers, self.lr_scheduler_configs = [], []
+
     def teardown(self) -> None:
         """Completes a checkpoint that is still being written."""
         self._finish_writing()
+        if self._sharded is None:
+            self._lightning_module = None  # whose tables are shapes: Lightning cannot move them, and would say so alone
         super().teardown()
+
+
+def _named(fused: Mapping[str, Mapping[str, Any]]) -> dict[str, Tensor]:
+    """State of fused optimizers by the names it has in a checkpoint."""
+    return {
+        f"{sharded_checkpoint.OPTIMIZER}.{name}/{part.rpartition('.')[2]}": tensor
+        for name, parts in fused.items()
+        for part, tensor in parts.items()
+        if isinstance(tensor, Tensor)
+    }
 
 
 def _tables(module: nn.Module) -> Iterator[tuple[str, tuple[int, int], Callable[[Tensor], Any]]]:
