@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import socket
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,9 +38,9 @@ def prepare(
 ) -> EventLog:
     """Turns source tables into a memory-mapped event log, or opens the one made of the same sources before.
 
-    The log is written under a temporary name and renamed when it is complete: a killed run leaves no half log, and
-    runs side by side do not disturb each other. Peak memory is `memory_limit`, the vocabularies and the side features;
-    it does not grow with the number of events.
+    The log is written under a temporary name and renamed when it is complete: a killed run leaves no half log, and of
+    runs side by side one writes it while the others wait. Peak memory is `memory_limit`, the vocabularies and the side
+    features; it does not grow with the number of events.
 
     Args:
         schema: what the columns mean.
@@ -60,19 +63,42 @@ def prepare(
     final = cache_dir / name
     if not (final / MANIFEST).exists():
         cache_dir.mkdir(parents=True, exist_ok=True)
-        remove_abandoned(cache_dir)
-        temporary = cache_dir / f"{_temporary_prefix()}{os.getpid()}-{uuid.uuid4().hex}"
-        temporary.mkdir()
-        try:
-            sentences = cache_dir / _SENTENCES
-            write(
-                build_in_folder(schema, sources, encoders, name, temporary, sentences, memory_limit, progress),
-                temporary,
-            )
-            _publish(temporary, final)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
+        with _alone(cache_dir / f".{name}.lock"):
+            if not (final / MANIFEST).exists():
+                remove_abandoned(cache_dir)
+                with _temporary(cache_dir) as folder:
+                    sentences = cache_dir / _SENTENCES
+                    log = build_in_folder(schema, sources, encoders, name, folder, sentences, memory_limit, progress)
+                    write(log, folder)
+                    _publish(folder, final)
     return replace(EventLog.open(final), schema=schema)  # the one that wrote it may have held its tables differently
+
+
+@contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Holds back other processes that want the same log, such as the ranks of one job: the first one makes it.
+
+    The system lets go of the lock when its holder dies. A file system without locks lets each process make the log, and
+    one of them stays.
+    """
+    with lock.open("a") as file:
+        with suppress(OSError):
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextmanager
+def _temporary(cache_dir: Path) -> Iterator[Path]:
+    """A folder to write to, which is gone afterwards unless it was given another name."""
+    folder = cache_dir / f"{_temporary_prefix()}{os.getpid()}-{uuid.uuid4().hex}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _publish(temporary: Path, final: Path) -> None:

@@ -162,8 +162,8 @@ def test_a_killed_run_leaves_no_half_log(tmp_path: Path) -> None:
         ]
     )
     assert killed.returncode == -signal.SIGKILL
-    (left,) = (tmp_path / "cache").iterdir()
-    assert left.name.startswith(".writing-") and (left / "columns").exists()
+    (left,) = (tmp_path / "cache").glob(".writing-*")
+    assert (left / "columns").exists()
     with pytest.raises(EventLogError):
         EventLog.open(left)
     schema = Schema.parse({"name": "shop", "events": {"order": "rank"}})
@@ -172,29 +172,37 @@ def test_a_killed_run_leaves_no_half_log(tmp_path: Path) -> None:
     assert same(log, EventLog.from_frame(events(), schema))
 
 
-def test_runs_side_by_side_agree(tmp_path: Path) -> None:
-    """Each process waits inside the run until the other has begun, so that both write."""
+@pytest.mark.parametrize("locks", [True, False], ids=["one writes", "no locks: both write"])
+def test_runs_side_by_side_agree(tmp_path: Path, locks: bool) -> None:
+    """A process that writes waits until the other one has begun; where files cannot be locked, until it writes too."""
     events().to_parquet(tmp_path / "log.parquet")
     body = script(
         """
-        import time
+        import fcntl, time
+        locks = sys.argv[2] == "True"
+        def refuse(*_):
+            raise OSError("no locks here")
+        if not locks:
+            fcntl.flock = refuse
         def meet(stage, done, total):
-            (folder / f"{os.getpid()}.here").touch()
+            (folder / f"{os.getpid()}.writes").touch()
             deadline = time.time() + 60
-            while len(list(folder.glob("*.here"))) < 2 and time.time() < deadline:
+            while len(list(folder.glob("*.begun" if locks else "*.writes"))) < 2 and time.time() < deadline:
                 time.sleep(0.01)
+            time.sleep(0.3)
+        (folder / f"{os.getpid()}.begun").touch()
         log = prepare(schema, folder / "log.parquet", cache_dir=folder / "cache", progress=meet)
         print(log.fingerprint, log.n_events, int(log.item_id.sum()))
         """
     )
     runs = [
-        subprocess.Popen([sys.executable, "-c", body, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+        subprocess.Popen([sys.executable, "-c", body, str(tmp_path), str(locks)], stdout=subprocess.PIPE, text=True)
         for _ in range(2)
     ]
     results = [run.communicate(timeout=120)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
     assert results[0] == results[1] != ""
-    assert len(list(tmp_path.glob("*.here"))) == 2
+    assert len(list(tmp_path.glob("*.writes"))) == (1 if locks else 2)
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [results[0].split()[0]]
 
 
