@@ -75,7 +75,7 @@ class Throughput(L.Callback):
         for name, value in highest.items():
             if value is not None:
                 pl_module.log(f"train/{name}", value, sync_dist=True, reduce_fx="max")
-        self.finished, self._epoch, self._slots = self.finished + epoch, Work(), 0
+        self.finished, self._epoch, self._slots = self.finished + _of_all_ranks(epoch, trainer), Work(), 0
 
     def state_dict(self) -> dict[str, Any]:
         """The work so far."""
@@ -87,16 +87,29 @@ class Throughput(L.Callback):
         self._slots = self._epoch.slots
 
 
+def _of_all_ranks(work: Work, trainer: L.Trainer) -> Work:
+    """The work of all processes, in the seconds of this one."""
+    if trainer.world_size == 1:
+        return work
+    counts = torch.tensor([work.sequences, work.events, work.slots], device=trainer.strategy.root_device)
+    sequences, events, slots = trainer.strategy.reduce(counts, reduce_op="sum").tolist()
+    return Work(sequences, events, slots, work.seconds)
+
+
+class StoppedBetweenSteps(KeyboardInterrupt):
+    """All processes of a job have stopped after the same step, so that they can write a checkpoint together."""
+
+
 class GracefulStop(L.Callback):
     """Ends training between two steps when it is asked to, so that the last checkpoint can be resumed exactly.
 
     `interruptible` asks on Ctrl-C. An interrupt in the middle of a step would leave half of the weights updated; when
-    the user insists on one, no checkpoint is written for it, and the one before stays.
+    the user insists on one, no checkpoint is written for it, and the one before stays. So it does when a process of
+    several fails: the others would not come to write one with it.
     """
 
     def __init__(self) -> None:
         self.asked = False
-        self._between_steps = False
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
         # All processes stop after the same step, or the faster would wait for the others for ever.
@@ -104,8 +117,7 @@ class GracefulStop(L.Callback):
             trainer.strategy.reduce_boolean_decision(self.asked, all=False) if trainer.world_size > 1 else self.asked
         )
         if asked:
-            self._between_steps = True
-            raise KeyboardInterrupt
+            raise StoppedBetweenSteps
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
         """Stops here, if asked."""
@@ -116,8 +128,9 @@ class GracefulStop(L.Callback):
         self._stop_if_asked(trainer)
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Keeps the older checkpoint when a step was interrupted."""
-        if isinstance(exception, KeyboardInterrupt) and not self._between_steps:
+        """Keeps the older checkpoint when a step was interrupted, or failed in one process of several."""
+        in_step = isinstance(exception, KeyboardInterrupt) or trainer.world_size > 1
+        if in_step and not isinstance(exception, StoppedBetweenSteps):
             for callback in trainer.checkpoint_callbacks:
                 if isinstance(callback, ModelCheckpoint):
                     callback.save_on_exception = False
@@ -146,8 +159,8 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
         if stop.asked:
             raise KeyboardInterrupt
         stop.asked = True
-        # Not print: a signal may arrive in the middle of one.
-        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+        if trainer.is_global_zero:  # not print: a signal may arrive in the middle of one
+            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
 
     listens = threading.current_thread() is threading.main_thread()  # Python allows handlers nowhere else
     before = signal.signal(signal.SIGINT, ask) if listens else None

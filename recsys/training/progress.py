@@ -22,6 +22,10 @@ class EpochLines(L.Callback):
         self.stream = stream
         self._started = 0.0
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Starts the clock of an epoch that is resumed in its middle: for that one Lightning calls no other hook."""
+        self._started = time.perf_counter()
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Starts the clock."""
         self._started = time.perf_counter()

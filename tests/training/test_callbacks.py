@@ -1,10 +1,13 @@
 """What a job measures while it trains, and what Ctrl-C leaves behind."""
 
+import io
 import os
+import re
 import signal
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
@@ -15,7 +18,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from recsys.features.batch import SequenceBatch
-from recsys.training.callbacks import GracefulStop, Throughput, interruptible
+from recsys.training.callbacks import GracefulStop, StoppedBetweenSteps, Throughput, interruptible
+from recsys.training.progress import EpochLines
 from recsys.training.usage import Work, peak_rss_mib
 
 LENGTHS = [[3, 1, 2], [5, 5], [4, 1, 1]]  # of the sequences of three batches
@@ -159,6 +163,49 @@ def test_a_second_ctrl_c_stops_at_once_and_keeps_the_older_checkpoint(tmp_path):
     with pytest.raises(KeyboardInterrupt), interruptible(job):
         job.fit(module, Batches())
     assert saved(tmp_path)["global_step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("processes", "error", "saves"),
+    [
+        (1, ValueError(), True),
+        (1, KeyboardInterrupt(), False),
+        (1, StoppedBetweenSteps(), True),
+        (2, ValueError(), False),  # the others would not come to write a checkpoint with it
+        (2, KeyboardInterrupt(), False),
+        (2, StoppedBetweenSteps(), True),
+    ],
+)
+def test_a_checkpoint_is_written_on_an_error_where_all_processes_write_it(tmp_path, processes, error, saves):
+    callback = checkpoint(tmp_path)
+    job = SimpleNamespace(world_size=processes, checkpoint_callbacks=[callback])
+    GracefulStop().on_exception(job, Slow(), error)
+    assert callback.save_on_exception is saves
+
+
+def test_the_work_of_all_processes_counts(tmp_path):
+    """As it would be where every process of three has done the same."""
+
+    class Three(Throughput):
+        def on_train_epoch_end(self, trainer, pl_module):
+            reduce = lambda counts, reduce_op: {"sum": 3 * counts}[reduce_op]  # noqa: E731
+            job = SimpleNamespace(world_size=3, strategy=SimpleNamespace(root_device="cpu", reduce=reduce))
+            super().on_train_epoch_end(job, pl_module)
+
+    throughput = Three()
+    trainer(tmp_path, throughput).fit(Slow(), Batches())
+    assert (throughput.total.sequences, throughput.total.events, throughput.total.slots) == (3 * 16, 3 * 44, 3 * 62)
+    assert throughput.total.seconds > 6 * STEP_S
+    assert throughput.total.seconds < 6 * STEP_S + 1
+
+
+def test_seconds_of_an_epoch_that_is_resumed_in_its_middle(tmp_path):
+    trainer(tmp_path, checkpoint(tmp_path, every_n_train_steps=1), max_steps=2).fit(Slow(), Batches())
+    lines = io.StringIO()
+    job = trainer(tmp_path, EpochLines("val/x", lines), max_epochs=1)
+    job.fit(Slow(), Batches(), ckpt_path=tmp_path / "last.ckpt")
+    (found,) = re.findall(r"^epoch 1/1 .* ([\d.]+) s$", lines.getvalue(), re.MULTILINE)
+    assert float(found) < 2
 
 
 def test_other_errors_and_exits_pass_through(tmp_path):
