@@ -6,6 +6,7 @@ Every argument can stand in the YAML file, in the environment (RECSYS_FIT_TRAINE
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 
@@ -18,11 +19,12 @@ def main(argv: list[str]) -> int:
     Returns:
         The exit code.
     """
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")  # read when torch is loaded
     from recsys.cli.fit_job import FitCLI, run, silence
+    from recsys.cli.ranks import as_rank
 
     silence()
-    run(FitCLI(args=with_recipe_paths(argv)))
-    return 0
+    return as_rank(lambda: run(FitCLI(args=with_recipe_paths(argv))))
 
 
 def with_recipe_paths(argv: list[str]) -> list[str]:

@@ -3,39 +3,119 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from rich.console import Console
 
-from recsys.cli.calibration import Calibration
+from recsys.cli.calibration import Calibration, calibrate
 from recsys.evaluation import plots
 from recsys.evaluation.baselines import Choice, baselines, select
 from recsys.evaluation.evaluate import evaluate
-from recsys.evaluation.report import by_rules
+from recsys.evaluation.report import by_rules, results_table
 from recsys.evaluation.result import Evaluation
 from recsys.evaluation.slices import recall_by_decile
 from recsys.evaluation.tasks import tasks_of
+from recsys.models.artefact import save_model
+from recsys.models.lexical import LexicalBM25
 from recsys.models.network import SequenceNetwork
+from recsys.tracking.bundle import Bundle
+from recsys.tracking.run_folder import RunFolder
+from recsys.training.consolidation import whole_network
 from recsys.training.data import EventLogData
 from recsys.training.job import Job
 from recsys.training.module import RecommenderModule
 
-RETRIEVED = 200
-"""Items that a network retrieves for its ranking to order."""
 LINES = 2
 """Baselines drawn in recall by popularity, beside popularity itself."""
 
 
-def best_network(module: RecommenderModule, folder: Path) -> SequenceNetwork:
-    """The network with the weights that validated best; without validation, with the last ones."""
-    found = folder / "checkpoints" / "best.ckpt"
-    if found.exists():
-        module.load_state_dict(torch.load(found, map_location="cpu", weights_only=True)["state_dict"])
+def best_network(module: RecommenderModule, data: EventLogData, folder: Path, sharded: bool = False) -> SequenceNetwork:
+    """The network with the weights that validated best; without validation, with the last ones.
+
+    Args:
+        module: that was trained.
+        data: that it was trained on.
+        folder: of the run.
+        sharded: whether its tables are; they are then read from the checkpoint of all ranks.
+    """
+    best = Job.best(folder)
+    if sharded:
+        module.network = None  # this rank's shards make way for the whole tables
+        return whole_network(module, data.catalogue, best if best.exists() else Job.checkpoint(folder))
+    if best.exists():
+        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
     assert module.network is not None
     return module.network.cpu().eval()
+
+
+def save_bundle(network: SequenceNetwork, data: EventLogData, folder: Path) -> Calibration | None:
+    """Writes a network with what serving needs; returns its calibration, which goes with it."""
+    calibration = calibrate(network, data.split, data.max_length)
+    platt = None if calibration is None else calibration.platt
+    Bundle.of(network, data.log, data.split.hash, data.max_length, platt).save(folder)
+    return calibration
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a run has come to.
+
+    Attributes:
+        evaluations: of the trained model first, and of its baselines.
+        calibration: of a network that ranks.
+    """
+
+    evaluations: list[Evaluation]
+    calibration: Calibration | None
+
+    def print(self, console: Console, k: int) -> None:
+        """Prints a table for each task, with lists of k items, and the calibration."""
+        for comparable in by_rules(self.evaluations):
+            console.print(results_table(comparable, [f"{name}@{k}" for name in ("HR", "NDCG", "Coverage")]))
+        if self.calibration is not None:
+            error = self.calibration.error
+            console.print(
+                f"probabilities of the ranking: expected calibration error {error['before']:.2e} as learned, "
+                f"{error['after']:.2e} calibrated (base rate {error['base_rate']:.2e})",
+                highlight=False,
+            )
+
+
+def conclude(
+    network: SequenceNetwork,
+    data: EventLogData,
+    job: Job,
+    folder: RunFolder,
+    name: str,
+    history: Sequence[Mapping[str, float]],
+) -> Outcome:
+    """Saves the network, called `name`, judges it beside the job's baselines, and leaves all of it in the run folder.
+
+    Args:
+        network: that was trained.
+        data: that it was trained on.
+        job: names the baselines and metrics.
+        folder: of the run.
+        name: of the model.
+        history: validation metrics by epoch.
+    """
+    calibration = save_bundle(network, data, folder.model)
+    chosen = chosen_baselines(data, job)
+    for choice in chosen.values():
+        if isinstance(choice.model, LexicalBM25):
+            save_model(choice.model, folder.lexical)
+    evaluations = judge(network, chosen, data, job, name)
+    for evaluation in evaluations:
+        folder.save_evaluation(evaluation)
+    if calibration is not None:
+        folder.save_calibration(calibration.as_json())
+    draw(pictures(evaluations, pd.DataFrame(history), job.metric, job.k, calibration), folder.path / "plots")
+    return Outcome(evaluations, calibration)
 
 
 def chosen_baselines(data: EventLogData, job: Job) -> dict[str, Choice]:
@@ -49,15 +129,15 @@ def judge(
     """The network, called `name`, and the baselines on the test users, task by task, the network first.
 
     A network that ranks is judged twice: by the order of retrieval, and as `<name>-ranked` by what its ranking makes of
-    the best that were retrieved.
+    the best `job.rerank` that were retrieved.
     """
     judged = []
     for task in tasks_of(data.split):
         settings = partial(evaluate, split=data.split, task=task, ks=job.ks, filter_seen=job.filter_seen)
         judged.append(settings(network, max_length=data.max_length, name=name))
-        if network.ranks:
+        if network.ranks and job.rerank is not None:
             ranked = f"{name}-ranked"
-            judged.append(settings(network, max_length=data.max_length, name=ranked, rerank=RETRIEVED))
+            judged.append(settings(network, max_length=data.max_length, name=ranked, rerank=job.rerank))
         judged += [settings(choice.model, name=baseline) for baseline, choice in chosen.items()]
     return judged
 

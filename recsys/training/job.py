@@ -7,13 +7,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from recsys.models.recommender import FittedRecommender
+from recsys.training.sharded_checkpoint import settle
 
-LAST = "last.ckpt"
+LAST, BEST = "last.ckpt", "best.ckpt"
+CONFIG = "config.yaml"
+"""The first file of a run: a folder that has it is one."""
 
 
 class JobError(ValueError):
@@ -27,27 +31,37 @@ class Job:
     Attributes:
         name: of the job; MLflow's experiment.
         folder: of this run. None makes `runs/<name>-<date>`.
-        resume: continue the run in `folder` from its last checkpoint.
+        resume: continue the run in `folder` from its last checkpoint. `auto` starts the run where there is none yet: a
+            job that something restarts without being asked (torchrun, a scheduler) says this from the beginning.
         monitor: value of the validation by which checkpoints are chosen; the highest wins.
         patience: epochs without a better value before training stops.
         checkpoint_every: training steps between checkpoints, beside the one at the end of each epoch. None: no others.
         ks: list lengths of the final metrics; the one of `monitor` is always among them.
         filter_seen: leave items of the history out of the lists.
+        rerank: judge a network that ranks a second time, by what its ranking makes of this many retrieved items. None:
+            by the order of retrieval alone.
         baselines: models to stand beside; of several settings of one class the best on validation is reported.
             None: the declared grid of every baseline; an empty list: none.
         track: write the run to MLflow.
+        judge: save the best model when training has ended, judge it, and compare it with the baselines. False leaves
+            the checkpoints alone, of which `recsys checkpoint export` makes the model.
+        memory_gib: of a job with sharded tables: what the whole tables may take in the memory of the first rank, where
+            the model is saved and judged. None: what its machine has free when the job starts.
     """
 
     name: str = "recsys"
     folder: str | None = None
-    resume: bool = False
+    resume: bool | Literal["auto"] = False
     monitor: str = "val/NDCG@10"
     patience: int = 10
     checkpoint_every: int | None = None
     ks: Sequence[int] = (10, 50)
     filter_seen: bool = True
+    rerank: int | None = 200
     baselines: list[FittedRecommender] | None = None
     track: bool = True
+    judge: bool = True
+    memory_gib: float | None = None
 
     def __post_init__(self) -> None:
         name, at, k = self.monitor.removeprefix("val/").partition("@")
@@ -57,28 +71,49 @@ class Job:
         self.ks = sorted({self.k, *self.ks})
 
     def run_folder(self) -> Path:
-        """The folder of this run, checked but not made.
+        """The folder of this run; it is not made.
+
+        Raises:
+            JobError: a run is to be resumed and none is named.
+        """
+        if self.folder is not None:
+            return Path(self.folder)
+        if self.resume:
+            raise JobError("`job.resume` needs `job.folder`, the run to continue")
+        return Path("runs") / f"{self.name}-{datetime.now():%Y%m%d-%H%M%S}"
+
+    def start(self, folder: Path, first: bool = True) -> Path | None:
+        """The checkpoint to continue from; None: the run begins.
+
+        Args:
+            folder: of the run.
+            first: whether this is the first rank. It asks before it writes anything; the others do not look whether the
+                folder is empty, for it may have written by then.
 
         Raises:
             JobError: the folder holds another run, or there is nothing to resume.
         """
-        if self.folder is None:
-            if self.resume:
-                raise JobError("`job.resume` needs `job.folder`, the run to continue")
-            return Path("runs") / f"{self.name}-{datetime.now():%Y%m%d-%H%M%S}"
-        folder = Path(self.folder)
-        if self.resume and not self.checkpoint(folder).exists():
+        last = self.checkpoint(folder)
+        if self.resume and last.exists():
+            return last
+        if self.resume is True:
             raise JobError(f"{folder}: no {LAST} to resume from; leave `job.resume` out to start the run")
-        if not self.resume and folder.exists() and any(folder.iterdir()):
+        begun = self.resume == "auto" and (folder / CONFIG).exists()  # and ended before its first checkpoint
+        if first and not begun and folder.exists() and any(folder.iterdir()):
             raise JobError(
                 f"{folder}: holds a run already; add `--job.resume true` to continue it, or name another folder"
             )
-        return folder
+        return None
 
     @staticmethod
     def checkpoint(folder: Path) -> Path:
         """The checkpoint that `resume` continues from."""
-        return folder / "checkpoints" / LAST
+        return settle(folder / "checkpoints" / LAST)
+
+    @staticmethod
+    def best(folder: Path) -> Path:
+        """The checkpoint that validated best; a run without validation has none."""
+        return settle(folder / "checkpoints" / BEST)
 
     def callbacks(self, folder: Path, validates: bool) -> list[L.Callback]:
         """Checkpoints and early stopping.

@@ -25,6 +25,7 @@ from torchrec.optim.keyed import CombinedOptimizer
 
 from recsys.models.tables import tables_on
 from recsys.training import sharded_checkpoint
+from recsys.training.callbacks import StoppedBetweenSteps
 from recsys.training.even_bags import even_bags
 from recsys.training.initial_tables import initialise
 from recsys.training.mean_bags import mean_bags
@@ -253,6 +254,12 @@ class TorchRecStrategy(DDPStrategy):
         self._finish_writing()
         if self.is_global_zero:
             sharded_checkpoint.remove(Path(filepath))
+
+    def on_exception(self, exception: BaseException) -> None:
+        """Leaves a checkpoint unfinished when a rank fails, for the others would not finish it with this one."""
+        if not isinstance(exception, StoppedBetweenSteps):
+            self._writing = None
+        super().on_exception(exception)
 
     def release(self) -> None:
         """Lets go of the shards after training; a checkpoint has them."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -56,13 +57,13 @@ def run(plugin: Path, *arguments: str, **extra: str) -> subprocess.CompletedProc
 def test_help_lists_every_command_with_its_first_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name in ("doctor", "prepare", "fit", "evaluate", "recommend", "recipes"):
+    for name in ("doctor", "prepare", "fit", "evaluate", "recommend", "recipes", "checkpoint"):
         assert f"\n  {name} " in text
     assert "Checks the installation and the machine" in text
 
 
 def test_a_command_of_another_package_is_listed_and_run(plugin: Path) -> None:
-    assert "hello      Says hello, from another package" in run(plugin, "--help").stdout
+    assert re.search(r"^  hello +Says hello, from another package$", run(plugin, "--help").stdout, re.MULTILINE)
     done = run(plugin, "hello", "you", "--and", "me")
     assert (done.returncode, done.stdout) == (7, "hello you --and me\n")
 

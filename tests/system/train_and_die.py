@@ -22,4 +22,4 @@ if __name__ == "__main__":
     cli = FitCLI(sys.argv[1:])
     if "DIE_AFTER" in os.environ:
         cli.trainer.callbacks.append(DieAfter(int(os.environ["DIE_AFTER"])))
-    train(cli, cli.config_init.job)
+    train(cli)
