@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,7 +46,8 @@ def best_network(module: RecommenderModule, data: EventLogData, folder: Path, sh
     """
     best = Job.best(folder)
     if sharded:
-        module.network = None  # this rank's shards make way for the whole tables
+        module.network = None
+        gc.collect()  # sharded modules hold themselves; this rank's shards make way for the whole tables
         return whole_network(module, data.catalogue, best if best.exists() else Job.checkpoint(folder))
     if best.exists():
         module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])

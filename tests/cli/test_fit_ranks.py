@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import numpy as np
@@ -15,13 +17,17 @@ import pytest
 import torch
 import torch.distributed as dist
 import yaml
+from torchrec.distributed.types import ShardedModule
 
+from recsys.cli import outcome
 from recsys.cli.checkpoint_contents import contents
 from recsys.cli.checkpoint_export import export
 from recsys.cli.fit_job import FitCLI, run
 from recsys.models.artefact import load_model
+from recsys.models.network import SequenceNetwork
 from recsys.tracking.bundle import Bundle
 from recsys.tracking.run_folder import RunFolder
+from recsys.training.consolidation import whole_network
 from recsys.training.data import DataSourceError
 from recsys.training.sharded_checkpoint import CheckpointError, consolidate
 
@@ -195,6 +201,13 @@ def test_one_rank_goes_on_where_two_have_stopped(
     shop: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(shop)
+    shards = []
+
+    def counted(*arguments: Any) -> SequenceNetwork:
+        shards.append(sum(issubclass(type(found), ShardedModule) for found in gc.get_objects()))
+        return whole_network(*arguments)
+
+    monkeypatch.setattr(outcome, "whole_network", counted)
     with mock.patch.dict(os.environ):
         more = ["--trainer.max_epochs", "3", "--job.folder", "killed_run", "--job.resume", "true"]
         run(FitCLI(args=["--config", "job.yaml", *more]))
@@ -202,4 +215,5 @@ def test_one_rank_goes_on_where_two_have_stopped(
     last = contents(shop / "killed_run" / "checkpoints" / "last.ckpt")
     assert (last.epoch, last.step, last.ranks) == (2, 3 * BATCHES, 1)
     assert json.loads((shop / "killed_run" / "run.json").read_text())["usage"]["sequences"] == 3 * USERS
+    assert shards == [0]  # nothing holds what this rank had when the whole tables come
     assert "epoch 3/3" in capsys.readouterr().err
