@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "tests" / "system" / "plugin_package"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md"))]
+SUBCOMMANDS = {"recipes": ["list", "show", "copy"], "checkpoint": ["inspect", "export"]}
 OPENS = {"yaml", "toml", "python", "pycon", "console", "text", ""}
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -173,8 +174,7 @@ def help_of() -> dict[str, str]:
     texts = {}
     for command in wanted & find_commands().keys():
         printed = io.StringIO()
-        subcommands = ["list", "show", "copy"] if command == "recipes" else []
-        for words in (["--help"], *([sub, "--help"] for sub in subcommands)):
+        for words in (["--help"], *([sub, "--help"] for sub in SUBCOMMANDS.get(command, []))):
             with contextlib.redirect_stdout(printed), pytest.raises(SystemExit):
                 find_commands()[command].load()(words)
         texts[command] = printed.getvalue()
@@ -194,7 +194,7 @@ def test_commands_and_their_options_exist(page: Path, help_of: dict[str, str]) -
 
 def test_commands_are_found_in_the_pages() -> None:
     seen = {words[1] for page in PAGES for words in commands(page.read_text())}
-    assert {"fit", "prepare", "evaluate", "recommend", "doctor", "recipes"} <= seen
+    assert {"fit", "prepare", "evaluate", "recommend", "doctor", "recipes", "checkpoint"} <= seen
 
 
 @pytest.mark.parametrize("page", TEXTS, ids=lambda page: page.relative_to(ROOT).as_posix())
