@@ -228,6 +228,7 @@ class TorchRecStrategy(DDPStrategy):
             (future, path), self._writing = self._writing, None
             future.result()
             sharded_checkpoint.finish(path)
+            sharded_checkpoint.barrier()
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
         """Reads weights, and for training the state of the fused optimizer, into this rank's shards."""

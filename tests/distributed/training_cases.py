@@ -1,0 +1,126 @@
+"""The same training on one, two and three ranks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from tests.distributed.jobs import (
+    EPOCHS,
+    Losses,
+    joint,
+    log_data,
+    of_ranks,
+    recommender,
+    rules,
+    softmax,
+    trainer,
+    whole,
+)
+
+CLIP = 0.02
+"""Norm of the dense gradient; theirs is above it in every step."""
+
+
+class Start(L.Callback):
+    """Remembers the initial weights, or sets them."""
+
+    def __init__(self, weights: dict[str, Tensor] | None = None) -> None:
+        self.weights = weights
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if self.weights is None:
+            self.weights = whole(pl_module)
+        else:
+            pl_module.load_state_dict(self.weights)
+
+
+def fit(
+    folder: Path, strategy: dict[str, Any] | None, start: Start | None = None, batch_size: int = 12, **arguments: Any
+) -> dict[str, Any]:
+    """A training of the log, as a user would set it up."""
+    losses, start = Losses(), start or Start()
+    limits = {name: arguments.pop(name) for name in ("max_epochs", "max_steps", "precision") if name in arguments}
+    module = recommender(**arguments)
+    job = trainer(strategy, [losses, start], gradient_clip_val=CLIP, **limits)
+    job.fit(module, datamodule=log_data(folder, batch_size))
+    return {
+        "losses": losses.values,
+        "rates": losses.rates,
+        "logged": {name: float(value) for name, value in job.callback_metrics.items()},
+        "initial": start.weights,
+        "weights": whole(module),
+    }
+
+
+def sharded(kind: str) -> Any:
+    return lambda folder: fit(folder, {"rules": rules(kind)})
+
+
+def column_wise(folder: Path) -> dict[str, Any]:
+    # Each cut of a column-wise table has a row-wise state of its own; one state for each weight does not see the cuts.
+    return fit(folder, {"rules": rules("column_wise")}, table_optimizer=partial(torch.optim.Adagrad, lr=0.05, eps=1e-8))
+
+
+def planner(folder: Path) -> dict[str, Any]:
+    return fit(folder, {})
+
+
+def mixed(folder: Path) -> dict[str, Any]:
+    return fit(folder, {"rules": rules("table_wise", "row_wise", "data_parallel")})
+
+
+def joint_without_ranking(folder: Path) -> dict[str, Any]:
+    return fit(folder, {"rules": rules("row_wise")}, objective=joint(), max_epochs=2)
+
+
+def full_softmax(folder: Path) -> dict[str, Any]:
+    return fit(folder, {"rules": rules("row_wise", "table_wise")}, objective=softmax(), max_epochs=2)
+
+
+def single_windows(folder: Path) -> dict[str, Any]:
+    """All ranks but one are idle in every step."""
+    return fit(folder, {"rules": rules("row_wise", "table_wise")}, batch_size=1, max_steps=12)
+
+
+def bf16(folder: Path) -> dict[str, Any]:
+    return fit(folder, {"rules": rules("row_wise")}, precision="bf16-mixed", max_epochs=4)
+
+
+def unsharded(folder: Path) -> dict[str, Any]:
+    """Lightning without the strategy, from the initial weights of a sharded job."""
+    started = torch.load(folder / "row_wise.1.pt", weights_only=True)["initial"]
+    return fit(folder, None, Start(started))
+
+
+def shares(folder: Path) -> list[list[list[int]]]:
+    """The users with targets of each step of each rank."""
+    data = log_data(folder)
+    data.trainer = trainer({}, max_epochs=EPOCHS)
+    found = []
+    for batch in data.batches:
+        row = torch.repeat_interleave(batch.user_id, batch.lengths)
+        assert batch.target is not None
+        found.append(row[batch.target > 0].unique().tolist())
+    return of_ranks(found)
+
+
+EVERYWHERE = {
+    "row_wise": sharded("row_wise"),
+    "table_wise": sharded("table_wise"),
+    "data_parallel": sharded("data_parallel"),
+    "column_wise": column_wise,
+    "mixed": mixed,
+    "planner": planner,
+    "joint": joint_without_ranking,
+    "full_softmax": full_softmax,
+    "single_windows": single_windows,
+}
+ALONE = {"unsharded": unsharded}
+TOGETHER = {"shares": shares}
+TWO = TOGETHER | {"bf16": bf16}
