@@ -132,7 +132,7 @@ class FakeSearch(Fake):
 
 
 def fake_search(tmp_path, tasks=("search",), **more) -> FakeSearch:
-    return FakeSearch(Row("search_beauty", STRICT, "net", tasks=tasks), 0, tmp_path, **more)
+    return FakeSearch(Row("search_beauty", STRICT, "net", tasks=tasks, candidates=True), 0, tmp_path, **more)
 
 
 def test_on_a_search_log_candidates_are_ranked_after_the_training(tmp_path):
@@ -184,7 +184,8 @@ def test_the_second_step_names_the_tasks_of_the_row_and_baselines_have_none(tmp_
     words = run.command(resume=True)
     assert words[1:] == ["experiments/_ranking.py", "--folder", str(run.folder), "--tasks", "search"]
     assert Run(Row("amazon_beauty", STRICT, "net"), 0, tmp_path).step == "fit"
-    for row in (Row("search_beauty", STRICT, "lexical_bm25"), Row("amazon_beauty", STRICT, "net")):
+    others = Row("search_beauty", STRICT, "lexical_bm25", candidates=True), Row("search_beauty", STRICT, "net")
+    for row in others:
         other = Run(row, 0, tmp_path)
         other.folder.mkdir(parents=True)
         (other.folder / "run.json").write_text(json.dumps({"status": "finished", "model": "Net"}))
