@@ -184,7 +184,7 @@ def test_the_second_step_names_the_tasks_of_the_row_and_baselines_have_none(tmp_
     words = run.command(resume=True)
     assert words[1:] == ["experiments/_ranking.py", "--folder", str(run.folder), "--tasks", "search"]
     assert Run(Row("amazon_beauty", STRICT, "net"), 0, tmp_path).step == "fit"
-    others = Row("search_beauty", STRICT, "lexical_bm25", candidates=True), Row("search_beauty", STRICT, "net")
+    others = Row("search_beauty", STRICT, "lexical_bm25", candidates=True), Row("search_beauty", STRICT, "other")
     for row in others:
         other = Run(row, 0, tmp_path)
         other.folder.mkdir(parents=True)
