@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
-from recsys.training.sparse_adam import distinct_rows
+from recsys.training.row_optimizer import RowOptimizer, distinct_rows
 
 
-class RowWiseAdagrad(Optimizer):
+class RowWiseAdagrad(RowOptimizer):
     """Adagrad whose rows share one step size: the mean of the squared gradient is summed up for each row.
 
     Its state is 4 bytes a row where Adam has 8 bytes a weight, and TorchRec applies it within the backward pass on
@@ -28,25 +27,11 @@ class RowWiseAdagrad(Optimizer):
     """
 
     def __init__(self, params: Iterable[Any], lr: float = 0.01, eps: float = 1e-8):
-        if not lr > 0:
-            raise ValueError(f"lr must be above 0, not {lr}")
         super().__init__(params, {"lr": lr, "eps": eps})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Updates the rows that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for table in group["params"]:
-                if table.grad is not None:
-                    self._update(table, group["lr"], group["eps"])
-        return loss
-
-    def _update(self, table: Tensor, lr: float, eps: float) -> None:
+    def update(self, table: Tensor, group: dict[str, Any]) -> None:
         assert table.grad is not None
+        lr, eps = group["lr"], group["eps"]
         state = self.state[table]
         if not state:
             state["sum"] = torch.zeros(table.shape[0], dtype=torch.float32, device=table.device)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
+
+from recsys.training.row_optimizer import RowOptimizer, distinct_rows
 
 
-class SparseAdam(Optimizer):
+class SparseAdam(RowOptimizer):
     """Lazy Adam for embedding tables with sparse gradients; equal to `torch.optim.SparseAdam`.
 
     The cost of a step depends on the rows looked up, not on the rows of the table, and gradients whose ids are
@@ -26,24 +27,9 @@ class SparseAdam(Optimizer):
     def __init__(
         self, params: Iterable[Any], lr: float = 1e-3, betas: tuple[float, float] = (0.9, 0.98), eps: float = 1e-8
     ):
-        if not lr > 0:
-            raise ValueError(f"lr must be above 0, not {lr}")
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps})
 
-    @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Updates the rows that have a gradient."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for group in self.param_groups:
-            for table in group["params"]:
-                if table.grad is not None:
-                    self._update(table, group)
-        return loss
-
-    def _update(self, table: Tensor, group: dict[str, Any]) -> None:
+    def update(self, table: Tensor, group: dict[str, Any]) -> None:
         assert table.grad is not None
         if not table.grad.is_sparse:
             raise ValueError("SparseAdam takes tables with sparse gradients; give dense weights to a dense optimizer")
@@ -63,16 +49,3 @@ class SparseAdam(Optimizer):
         # torch's SparseAdam adds eps to the uncorrected root; so does this.
         update = first.div_(second.sqrt_().add_(group["eps"]))
         table.index_add_(0, rows, update, alpha=-group["lr"] * correction / (1 - beta1**step))
-
-
-def distinct_rows(grad: Tensor) -> tuple[Tensor, Tensor]:
-    """Ids `[n]` and gradients `[n, d]` of a sparse gradient, each id once.
-
-    Strictly ascending ids are known to be distinct and cost one comparison; others are merged.
-    """
-    rows, values = grad._indices()[0], grad._values()
-    if bool((rows[1:] > rows[:-1]).all()):
-        return rows, values
-    distinct, place = torch.unique(rows, return_inverse=True)
-    merged = values.new_zeros(len(distinct), values.shape[1]).index_add_(0, place, values)
-    return distinct, merged

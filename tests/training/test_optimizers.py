@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from recsys.training.optimizers import CombinedOptimizer, table_parameters
-from recsys.training.sparse_adam import SparseAdam, distinct_rows
+from recsys.training.row_optimizer import distinct_rows
+from recsys.training.sparse_adam import SparseAdam
 
 
 def test_equals_torch_sparse_adam_with_repeated_ids():
