@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.cli import LightningArgumentParser
 from rich.console import Console
 
 from recsys.cli import checkpoint
@@ -20,7 +21,10 @@ from recsys.training.sharded_checkpoint import TABLE, CheckpointError
 class ExportCLI(FitCLI):
     """The model and the data of a job; no trainer is made."""
 
-    PROG, HELP, ENV = "recsys checkpoint export", checkpoint.__doc__, "RECSYS_CHECKPOINT"
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """The parser of a job under the name of this command."""
+        own = {"prog": "recsys checkpoint export", "description": checkpoint.__doc__, "env_prefix": "RECSYS_CHECKPOINT"}
+        return super().init_parser(**kwargs | own)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """None is needed."""

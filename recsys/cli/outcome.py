@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 
 import pandas as pd
-import torch
 from matplotlib.figure import Figure
 from rich.console import Console
 
@@ -26,7 +25,7 @@ from recsys.models.lexical import LexicalBM25
 from recsys.models.network import SequenceNetwork
 from recsys.tracking.bundle import Bundle
 from recsys.tracking.run_folder import RunFolder
-from recsys.training.consolidation import whole_network
+from recsys.training.consolidation import load_weights, whole_network
 from recsys.training.data import EventLogData
 from recsys.training.job import Job
 from recsys.training.module import RecommenderModule
@@ -50,7 +49,7 @@ def best_network(module: RecommenderModule, data: EventLogData, folder: Path, sh
         gc.collect()  # sharded modules hold themselves; this rank's shards make way for the whole tables
         return whole_network(module, data.catalogue, best if best.exists() else Job.checkpoint(folder))
     if best.exists():
-        module.load_state_dict(torch.load(best, map_location="cpu", weights_only=True)["state_dict"])
+        module.load_state_dict(load_weights(best))
     assert module.network is not None
     return module.network.cpu().eval()
 

@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from lightning.pytorch.cli import LightningArgumentParser
 from torch import nn
+from torchrec.modules.embedding_modules import EmbeddingBagCollection
 
 from recsys.cli import plan
 from recsys.cli.catalogue_sizes import Sizes, catalogue_of
@@ -25,7 +26,13 @@ from recsys.training.data import EventLogData
 from recsys.training.plan_report import PlannedTable, describe
 from recsys.training.sharding_plan import DoesNotFit, TableRule, Topology, sharding_plan
 from recsys.training.table_costs import Memory
-from recsys.training.table_optimizers import TableOptimizerError, check_fused, collections, step_in_backward
+from recsys.training.table_optimizers import (
+    TableOptimizerError,
+    check_fused,
+    collections,
+    step_in_backward,
+    table_configs,
+)
 from recsys.training.table_sharders import dense_bytes, table_sharders
 from recsys.training.topology import Device, PlanError
 from recsys.training.torchrec_strategy import DEFAULT_RULE, TorchRecStrategy
@@ -246,8 +253,8 @@ def rules_of(network: nn.Module, catalogue: Catalogue, given: Mapping[str, Table
                 lengths[part] = len(values) / (len(offsets) - 2)
     rules = dict(given)
     for _, collection in collections(network):
-        pooled = hasattr(collection, "embedding_bag_configs")
-        for config in collection.embedding_bag_configs() if pooled else collection.embedding_configs():
+        pooled = isinstance(collection, EmbeddingBagCollection)
+        for config in table_configs(collection):
             rule = given.get(config.name, DEFAULT_RULE)
             if pooled and rule.pooling_factor == 1.0:
                 factor = sum(lengths.get(name, 0.0) for name in config.feature_names) / len(config.feature_names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torchrec import optim as fused
 from torchrec.distributed.embedding import ShardedEmbeddingCollection
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
+from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.optim.fused import FusedOptimizerModule
 from torchrec.optim.keyed import CombinedOptimizer as FusedOptimizers
@@ -56,6 +57,11 @@ def collections(module: nn.Module) -> Iterator[tuple[str, Collection]]:
     for name, part in module.named_modules():
         if isinstance(part, Collection):
             yield name, part
+
+
+def table_configs(part: Collection) -> Sequence[BaseEmbeddingConfig]:
+    """The tables of a collection."""
+    return part.embedding_configs() if isinstance(part, EmbeddingCollection) else part.embedding_bag_configs()
 
 
 def step_in_backward(module: nn.Module, factory: OptimizerFactory) -> None:

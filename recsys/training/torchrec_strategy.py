@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.staging import BlockingAsyncStager
 from torchrec.distributed.model_parallel import DefaultDataParallelWrapper, DistributedModelParallel
 from torchrec.distributed.types import ShardedModule, ShardingEnv, ShardingPlan
-from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingCollection
 from torchrec.optim.keyed import CombinedOptimizer
 
@@ -32,12 +31,12 @@ from recsys.training.mean_bags import mean_bags
 from recsys.training.sharding_plan import TableRule, Topology, sharding_plan
 from recsys.training.strategy_checks import StrategyError, check, check_restarts, unusual
 from recsys.training.table_optimizers import (
-    Collection,
     check_fused,
     collections,
     dense_parameters,
     fused_optimizer,
     hand_on,
+    table_configs,
 )
 from recsys.training.table_sharders import table_sharders
 
@@ -155,7 +154,7 @@ class TorchRecStrategy(DDPStrategy):
         made = list(_tables(module))
         self.tables = tuple(name for name, *_ in made)
         topology = replace(self.topology, ranks=ranks, device="cuda" if device.type == "cuda" else "cpu")
-        names = [config.name for _, part in collections(module) for config in _configs(part)]
+        names = [config.name for _, part in collections(module) for config in table_configs(part)]
         rules = dict.fromkeys(names, DEFAULT_RULE) | self.rules
         self.plan = sharding_plan(module, topology, rules, batch_size=self.batch_size)
         world = dist.GroupMember.WORLD
@@ -289,10 +288,6 @@ def _tables(module: nn.Module) -> Iterator[tuple[str, tuple[int, int], Callable[
     """Name in the `state_dict`, (rows, dimensions) and initial weights of every table."""
     for path, part in collections(module):
         held = "embeddings" if isinstance(part, EmbeddingCollection) else "embedding_bags"
-        for config in _configs(part):
+        for config in table_configs(part):
             assert config.init_fn is not None, "TorchRec fills it in"
             yield f"{path}.{held}.{config.name}.weight", (config.num_embeddings, config.embedding_dim), config.init_fn
-
-
-def _configs(part: Collection) -> Sequence[BaseEmbeddingConfig]:
-    return part.embedding_configs() if isinstance(part, EmbeddingCollection) else part.embedding_bag_configs()

@@ -10,6 +10,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from recsys.cli.checkpoint import main
+from recsys.cli.checkpoint_export import ExportCLI
 from recsys.training.sharded_checkpoint import REPLICATED, CheckpointError
 
 TABLES = {"network.items.ids.embeddings.item_id.weight": (300, 16), "network.bags.embedding_bags.words.weight": (7, 16)}
@@ -88,3 +89,13 @@ def test_tables_that_do_not_fit_are_not_read(folder: Path, tmp_path: Path) -> No
         main([*arguments, str(exactly * 0.999)])
     with pytest.raises(CheckpointError, match="belongs to no run"):
         main([*arguments, str(exactly)])
+
+
+def test_an_export_speaks_under_its_own_name(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RECSYS_FIT_SEED_EVERYTHING", "no number")  # what a job is told by the environment is not for it
+    with pytest.raises(SystemExit) as ended:
+        ExportCLI(args=["--help"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("usage: recsys checkpoint export")
