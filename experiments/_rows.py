@@ -211,7 +211,7 @@ PARTS = {
     "ranking_weight_0.3": Variant("weight 0.3 of ranking instead of 1", {f"{OBJECTIVE}.ranking": 0.3}),
     "ranking_weight_3": Variant("weight 3 of ranking instead of 1", {f"{OBJECTIVE}.ranking": 3.0}),
     "id_only": Variant(
-        "items are known by their ids alone, and no word is matched; queries keep their words", IDS_ALONE
+        "items are known by their ids alone, and no word is matched; queries keep their words", IDS_ALONE | RETRIEVAL
     ),
     "text_only": Variant("items are known by their attributes and words alone", {f"{NETWORK}.ids": False} | RETRIEVAL),
 }

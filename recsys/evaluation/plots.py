@@ -164,7 +164,8 @@ def learning_curves(
     axes.set_ylabel(metric if title else "")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title(title or metric, loc="left", fontweight="bold")
-    axes.legend(frameon=False, labelcolor=_INK, loc="lower right")
+    # Below the axes: lines of tasks end at any height, and one of them would always lie under it.
+    axes.legend(frameon=False, labelcolor=_INK, loc="upper left", bbox_to_anchor=(0, -0.14))
     return figure
 
 
