@@ -187,7 +187,7 @@ def test_the_second_step_names_the_tasks_of_the_row_and_baselines_have_none(tmp_
     others = Row("search_beauty", STRICT, "lexical_bm25", candidates=True), Row("search_beauty", STRICT, "other")
     for row in others:
         other = Run(row, 0, tmp_path)
-        other.folder.mkdir(parents=True)
+        (other.folder / "evaluation" / "Net.search").mkdir(parents=True)
         (other.folder / "run.json").write_text(json.dumps({"status": "finished", "model": "Net"}))
         assert other.step is None
 
