@@ -77,7 +77,7 @@ def test_tables_of_search_logs_begin_with_the_joint_model_and_what_it_is_compare
     table = selected(dataset)
     assert {row.protocol for row in table} == {STRICT}
     names = [row.model for row in table]
-    declared = ("query_only", "history_only", "recommendation_only", "recommendation_weight_3")
+    declared = ("query_only", "history_only", "recommendation_only")
     controls = [name for name in declared if name in names]
     first = ["synergen", *controls, *SEARCH_BASELINES]
     assert names[: len(first)] == first
