@@ -172,7 +172,7 @@ def test_rows_of_search_logs_are_jobs_that_say_what_differs(model, shop, monkeyp
     assert differing == changed.get(model, set())
     unmatched = model in ("history_only", "no_word_match", "id_only")
     assert (network.items.word_match is None) == unmatched and plain.items.word_match is not None
-    weights = {"recommendation": 1.0, "search": 1.0, "ranking": 1.0}
+    weights = {"recommendation": 5.0, "search": 1.0, "ranking": 1.0}
     weighed = {"query_only": {"recommendation": 0.0}, "recommendation_only": {"search": 0.0}}
     assert objective.weights == weights | weighed.get(model, {})
     loss = {"recommendation_only": "NoneType", "pairwise": "Pairwise"}.get(model, "Hybrid")
