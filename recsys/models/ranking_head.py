@@ -56,3 +56,12 @@ def candidate_score(logits: Tensor, values: Tensor) -> Tensor:
         `[...]`.
     """
     return torch.logsumexp(logits + values.log(), dim=-1)
+
+
+def values_of(actions: tuple[str, ...], given: dict[str, float]) -> Tensor:
+    """`[A]` value of each action; `[1]` for a log without actions."""
+    if unknown := set(given) - set(actions):
+        raise ValueError(f"action_values: the log has no action {sorted(unknown)}; it has {list(actions)}")
+    if bad := [name for name, value in given.items() if not value > 0]:
+        raise ValueError(f"action_values: the values of {bad} must be above 0")
+    return torch.tensor([float(given.get(name, 1.0)) for name in actions] or [1.0])

@@ -14,7 +14,7 @@ from recsys.models.context import Context, Inputs
 from recsys.models.decoder import Decoder, pad
 from recsys.models.embeddings import ItemEncoder
 from recsys.models.network import SequenceNetwork
-from recsys.models.ranking_head import RankingHead, candidate_score
+from recsys.models.ranking_head import RankingHead, candidate_score, values_of
 from recsys.models.rotary import Rotary, SplitByDim, rotary_config, rotary_from_config
 from recsys.models.slot_tokens import SlotTokens
 from recsys.models.tokens import Slots
@@ -60,10 +60,13 @@ class SynerGen(SequenceNetwork):
         action_values: name of an action -> what it is worth when candidates are ranked; 1 where none is given.
         word_width: dimensions in which the words of a query are matched with those of the items; 0: in none, they meet
             in the decoder alone. `queries: false` and `side_features: false` leave nothing to match.
+        maskable: have a default vector for each feature of items, so that it can be hidden (`FeatureMaskingSSL`).
+        hide_untrained_ids: know items without training events by their side features alone.
+        feature_dropout: in training, hide each feature of each item that is looked up with this probability.
 
     Raises:
-        ValueError: `action_values` names an action that the log does not have, or a value is not above 0; items have
-            neither ids nor side features; or `word_width` is set and queries share no table with items.
+        ValueError: `action_values` names an action that the log does not have, or a value is not above 0; no features
+            of items are left to know them by; or `word_width` is set and queries share no table with items.
     """
 
     items: ItemEncoder
@@ -86,8 +89,13 @@ class SynerGen(SequenceNetwork):
         task_tokens: bool = True,
         action_values: dict[str, float] | None = None,
         word_width: int = 0,
+        maskable: bool = False,
+        hide_untrained_ids: bool = False,
+        feature_dropout: float = 0.0,
     ):
         super().__init__(catalogue)
+        hiding: dict[str, Any] = {"maskable": maskable, "hide_untrained_ids": hide_untrained_ids}
+        hiding["feature_dropout"] = feature_dropout
         self.hyperparameters = {
             "width": width,
             "layers": layers,
@@ -103,19 +111,21 @@ class SynerGen(SequenceNetwork):
             "task_tokens": task_tokens,
             "action_values": action_values,
             "word_width": word_width,
-        }
+        } | hiding
         self.heads, self.head_dim = heads, width // heads
         self.rotary = rotary
         self.similarity = similarity
         self.searches = queries and bool(catalogue.schema.of("query"))
         self.width, self.word_width = width, word_width if queries and side_features else 0
-        self.items = ItemEncoder(catalogue, width, side_features, self.searches, ids, word_width=self.word_width)
+        self.items = ItemEncoder(
+            catalogue, width, side_features, self.searches, ids, word_width=self.word_width, **hiding
+        )
         self.decoder = Decoder(width, layers, heads, hidden_ratio, dropout)
         # Made last: a model without them draws the same initial weights as if they did not exist.
         self.tokens = SlotTokens(catalogue, width, self.searches, ranking, task_tokens)
         scale = COSINE_SCALE if similarity == "cosine" else 1.0
         self.head = RankingHead(width, max(len(catalogue.actions), 1), scale) if ranking else None
-        self.register_buffer("action_values", _values(catalogue.actions, action_values or {}), persistent=False)
+        self.register_buffer("action_values", values_of(catalogue.actions, action_values or {}), persistent=False)
 
     def encode(self, batch: SequenceBatch, candidates: Tensor) -> tuple[Context, Tensor]:
         """Encodes histories, and looks candidates up with them: one lookup per table.
@@ -288,12 +298,3 @@ class SynerGen(SequenceNetwork):
     def build(cls, catalogue: Catalogue, hyperparameters: dict[str, Any]) -> SynerGen:
         rotary = rotary_from_config(hyperparameters["rotary"])
         return cls(catalogue, **{**hyperparameters, "rotary": rotary})
-
-
-def _values(actions: tuple[str, ...], given: dict[str, float]) -> Tensor:
-    """`[A]` value of each action; `[1]` for a log without actions."""
-    if unknown := set(given) - set(actions):
-        raise ValueError(f"action_values: the log has no action {sorted(unknown)}; it has {list(actions)}")
-    if bad := [name for name, value in given.items() if not value > 0]:
-        raise ValueError(f"action_values: the values of {bad} must be above 0")
-    return torch.tensor([float(given.get(name, 1.0)) for name in actions] or [1.0])
