@@ -155,10 +155,11 @@ class ItemEncoder(nn.Module):
             }
         )
         self.word_match = WordMatch(catalogue, word_width) if word_width else None
-        # From a generator of its own: a network without default vectors draws the same initial weights.
-        own = torch.Generator().manual_seed(torch.initial_seed() ^ DEFAULTS_SEED)
-        drawn = init_std * torch.randn(len(self.feature_names), width, generator=own, device="cpu")
-        self.defaults = nn.Parameter(drawn) if maskable else None
+        self.register_parameter("defaults", None)
+        if maskable:  # from a generator of its own: a network without default vectors draws the same initial weights
+            own = torch.Generator().manual_seed(torch.initial_seed() ^ DEFAULTS_SEED)
+            drawn = torch.randn(len(self.feature_names), width, generator=own, device="cpu")
+            self.defaults = nn.Parameter(init_std * drawn)
 
     @property
     def maskable(self) -> bool:

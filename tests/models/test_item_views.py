@@ -129,7 +129,8 @@ def test_default_vectors_are_drawn_like_tables_and_by_the_seed() -> None:
     assert first.shape == (len(NAMES), 512)
     torch.testing.assert_close(first.std(), torch.tensor(0.1), atol=0.01, rtol=0)
     table = wide[0].ids.embeddings["item_id"].weight.detach()
-    for other in (second[0], first[1], table[1], table[0]):  # neither equal nor alike
+    torch.manual_seed(0)
+    for other in (second[0], first[1], table[1], table[0], torch.randn(512)):  # neither equal nor alike
         assert abs(float(torch.corrcoef(torch.stack([first[0], other]))[0, 1])) < 0.2
 
 
@@ -196,6 +197,18 @@ def test_value_dropout_keeps_the_mean_of_the_values_kept() -> None:
                 listed += views * whole
                 none += sum(not some for some in chosen) if values else 0
             assert abs(kept / listed - (1 - rate)) < 5 * (rate * (1 - rate) / listed) ** 0.5 and none > 0
+
+
+def test_each_view_has_its_own_shares() -> None:
+    """A view without dropout stays as it is, beside one that leaves out as much as it would alone."""
+    items, ids = encoder(), ALL.repeat(50)
+    only = frozenset(NAMES) - {"tags"}
+    plain, half, most = items.views(ids, [View(only), View(only, 0.5, 0.2), View(only, 0.9, 0.8)], generator())
+    torch.testing.assert_close(plain, items.views(ids, [View(only)])[0])
+    distances = [float((view - plain).detach().square().mean()) for view in (half, most)]
+    alone = [float((items.views(ids, [View(only, *shares)], generator(1))[0] - plain).detach().square().mean())
+             for shares in ((0.5, 0.2), (0.9, 0.8))]  # fmt: skip
+    assert distances == pytest.approx(alone, rel=0.15) and distances[1] > 1.3 * distances[0]
 
 
 def test_value_dropout_leaves_what_has_one_value_alone() -> None:
