@@ -22,6 +22,7 @@ from recsys.features.schema import DENSE, Schema
 from recsys.losses.base import CatalogueLoss
 from recsys.models.compositional import Composition
 from recsys.models.tables import tables_on
+from recsys.training.auxiliary import WithAuxiliary
 from recsys.training.data import EventLogData
 from recsys.training.plan_report import PlannedTable, describe
 from recsys.training.sharding_plan import DoesNotFit, TableRule, Topology, sharding_plan
@@ -220,10 +221,11 @@ def looked_up(data: EventLogData, objective: nn.Module, items: int, ranks: int) 
 
     Args:
         data: of the job; its batch is shared by the ranks.
-        objective: of the job.
+        objective: of the job; what auxiliaries look up is another, smaller lookup.
         items: of the catalogue.
         ranks: of the job.
     """
+    objective = objective.main if isinstance(objective, WithAuxiliary) else objective
     if isinstance(getattr(objective, "loss", None), CatalogueLoss):
         return items + 1
     events = -(-data.batch_size // ranks) * data.max_length

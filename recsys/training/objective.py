@@ -19,6 +19,11 @@ from recsys.models.network import SequenceNetwork
 class Objective(nn.Module, abc.ABC):
     """From a network and a batch to a loss, with whatever it draws on the way."""
 
+    @property
+    def lookups(self) -> int:
+        """How often a step looks the same table up."""
+        return 1
+
     @abc.abstractmethod
     def setup(self, catalogue: Catalogue, seed: int, device: torch.device) -> None:
         """Fits samplers and losses to the catalogue; called once before training.

@@ -24,7 +24,9 @@ from recsys.features.schema import Schema
 from recsys.losses.full_softmax import FullSoftmax
 from recsys.models.synergen import SynerGen
 from recsys.models.tables import tables_on
+from recsys.training.auxiliary import WithAuxiliary
 from recsys.training.objective import RetrievalObjective
+from recsys.training.spread_out import SpreadOut
 from recsys.training.topology import PlanError
 
 SCHEMA = {
@@ -290,6 +292,7 @@ def test_no_step_looks_up_more_than_foretold(folder: Path, objective: RetrievalO
     assert 0 < most <= bound == 8 * 7 + 20
     assert looked_up(data, objective, items=10**9, ranks=2) == 4 * 7 + 20
     assert looked_up(data, objective, items=30, ranks=1) == 31
+    assert looked_up(data, WithAuxiliary(objective, [SpreadOut()]), items=10**9, ranks=2) == 4 * 7 + 20
     assert looked_up(data, RetrievalObjective(loss=FullSoftmax()), items=10**9, ranks=8) == 10**9 + 1
 
 
