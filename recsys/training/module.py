@@ -70,6 +70,11 @@ class RecommenderModule(L.LightningModule):
         self.network: SequenceNetwork | None = None
         self._generators: dict[str, Any] = {}
 
+    @property
+    def table_lookups(self) -> int:
+        """How often a step looks the same table up."""
+        return self.objective.lookups
+
     def configure_model(self) -> None:
         """Builds the network once, when the data are known."""
         if self.network is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning as L
@@ -57,6 +57,27 @@ def check(trainer: L.Trainer, precision: Precision, fitting: bool) -> None:
     }
     if fitting and (given := [name for name, value in unused.items() if value is not None]):
         raise StrategyError(f"{given[0]}: the strategy of sharded tables has no use for it; leave it out")
+
+
+def check_lookups(module: L.LightningModule, adaptive: Sequence[str]) -> None:
+    """Sees that what a step looks up several times can be updated as often.
+
+    A fused optimizer steps a table for each lookup. Two steps of SGD are one of the sum of both gradients; with an
+    optimizer that keeps a state they are another training than that of one process without sharded tables.
+
+    Args:
+        module: which says in `table_lookups`, 1 where it says nothing, how often a step looks the same table up.
+        adaptive: tables that such an optimizer steps.
+
+    Raises:
+        StrategyError: they cannot.
+    """
+    if getattr(module, "table_lookups", 1) > 1 and adaptive:
+        raise StrategyError(
+            f"table `{adaptive[0]}` is looked up more than once in a step, for auxiliary losses, and its optimizer "
+            "would step it each time; set `model.table_optimizer` to torch.optim.SGD, shard it `data_parallel`, or "
+            "leave the auxiliary losses out"
+        )
 
 
 def check_restarts(environment: Mapping[str, str]) -> None:

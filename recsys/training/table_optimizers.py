@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torchrec import optim as fused
 from torchrec.distributed.embedding import ShardedEmbeddingCollection
 from torchrec.distributed.embeddingbag import ShardedEmbeddingBagCollection
+from torchrec.distributed.types import ShardingPlan
 from torchrec.modules.embedding_configs import BaseEmbeddingConfig
 from torchrec.modules.embedding_modules import EmbeddingBagCollection, EmbeddingCollection
 from torchrec.optim.fused import FusedOptimizerModule
@@ -114,6 +115,18 @@ def check_fused(module: nn.Module, device: torch.device) -> None:
                     f"FBGEMM has no fused {kinds[0].__name__} for a CPU: set `model.table_optimizer` to "
                     "recsys.training.row_wise_adagrad.RowWiseAdagrad, or train on a GPU"
                 )
+
+
+def adaptive_tables(module: nn.Module, plan: ShardingPlan) -> tuple[str, ...]:
+    """The tables that a fused optimizer with a state will step, all but SGD; call it before they are sharded."""
+    by_table: dict[str, Any] = {name: made for planned in plan.plan.values() for name, made in planned.items()}
+    return tuple(
+        config.name
+        for _, part in collections(module)
+        for config, weight in zip(table_configs(part), part.parameters(), strict=True)
+        if by_table[config.name].sharding_type != "data_parallel"
+        and getattr(weight, "_optimizer_classes", None) != [fused.SGD]
+    )
 
 
 def dense_parameters(module: nn.Module) -> list[nn.Parameter]:

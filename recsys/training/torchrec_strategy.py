@@ -29,8 +29,9 @@ from recsys.training.even_bags import even_bags
 from recsys.training.initial_tables import initialise
 from recsys.training.mean_bags import mean_bags
 from recsys.training.sharding_plan import TableRule, Topology, sharding_plan
-from recsys.training.strategy_checks import StrategyError, check, check_restarts, unusual
+from recsys.training.strategy_checks import StrategyError, check, check_lookups, check_restarts, unusual
 from recsys.training.table_optimizers import (
+    adaptive_tables,
     check_fused,
     collections,
     dense_parameters,
@@ -98,6 +99,7 @@ class TorchRecStrategy(DDPStrategy):
         self.find_unused_parameters = find_unused_parameters
         self.plan: ShardingPlan | None = None
         self.tables: tuple[str, ...] = ()
+        self._adaptive: tuple[str, ...] = ()
         self._sharded: DistributedModelParallel | None = None
         self._fitted = False
         self._fused: CombinedOptimizer | None = None
@@ -132,6 +134,8 @@ class TorchRecStrategy(DDPStrategy):
                 "the module was fitted by this trainer already, and its tables have the optimizer's state of that; "
                 "make module and trainer anew, and go on from a checkpoint with `ckpt_path`"
             )
+        if fitting:
+            check_lookups(module, self._adaptive)
         self._fitted |= fitting
         self.model = self._sharded
         if fitting:
@@ -157,6 +161,7 @@ class TorchRecStrategy(DDPStrategy):
         names = [config.name for _, part in collections(module) for config in table_configs(part)]
         rules = dict.fromkeys(names, DEFAULT_RULE) | self.rules
         self.plan = sharding_plan(module, topology, rules, batch_size=self.batch_size)
+        self._adaptive = adaptive_tables(module, self.plan)
         world = dist.GroupMember.WORLD
         assert world is not None
         sharded = DistributedModelParallel(

@@ -18,11 +18,14 @@ import yaml
 from torch import Tensor
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
+from recsys.features.masking import RandomMasking
 from recsys.features.negatives import Uniform
 from recsys.features.splits import LeaveLastOut
 from recsys.losses.full_softmax import FullSoftmax
 from recsys.models.synergen import SynerGen
+from recsys.training.auxiliary import WithAuxiliary
 from recsys.training.data import EventLogData
+from recsys.training.feature_masking import FeatureMaskingSSL
 from recsys.training.joint_objective import JointObjective
 from recsys.training.module import RecommenderModule
 from recsys.training.objective import Objective, RetrievalObjective
@@ -89,15 +92,21 @@ def joint() -> Objective:
     return JointObjective(negatives=Uniform(20))
 
 
+def with_auxiliary() -> Objective:
+    return WithAuxiliary(retrieval(), [FeatureMaskingSSL(RandomMasking(), weight=0.5, n=16)])
+
+
 def softmax() -> Objective:
     return RetrievalObjective(loss=FullSoftmax())
 
 
-def recommender(objective: Objective | None = None, dropout: float = 0.0, **arguments: Any) -> RecommenderModule:
+def recommender(
+    objective: Objective | None = None, dropout: float = 0.0, maskable: bool = False, **arguments: Any
+) -> RecommenderModule:
     """A model whose weights are the same in every process."""
     torch.manual_seed(3)
     return RecommenderModule(
-        partial(SynerGen, width=32, layers=1, heads=2, dropout=dropout),
+        partial(SynerGen, width=32, layers=1, heads=2, dropout=dropout, maskable=maskable),
         objective if objective is not None else retrieval(),
         **{
             "optimizer": partial(torch.optim.Adam, lr=1e-2),

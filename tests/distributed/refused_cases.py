@@ -15,7 +15,7 @@ from lightning.pytorch.plugins import MixedPrecision
 
 from recsys.training.sharding_plan import Topology
 from recsys.training.sparse_adam import SparseAdam
-from tests.distributed.jobs import log_data, recommender, trainer
+from tests.distributed.jobs import log_data, recommender, rules, trainer, with_auxiliary
 from tests.distributed.plain_cases import by, loader
 from tests.distributed.plain_module import PlainModule
 
@@ -93,6 +93,9 @@ def refused(folder: Path) -> dict[str, list[str]]:
         "no kernel": lambda: fit(module=PlainModule(table_optimizer=adamax)),
         "setting": lambda: fit(
             module=PlainModule(table_optimizer=partial(torch.optim.Adagrad, initial_accumulator_value=1.0))
+        ),
+        "auxiliary": lambda: trainer({"rules": rules("data_parallel", "row_wise")}).fit(
+            recommender(with_auxiliary(), maskable=True), datamodule=log_data(folder)
         ),
         "memory": lambda: fit({"topology": Topology(memory_gib=1e-6)}),
         "rule": lambda: fit({"rules": {"itm": ROWS["rules"]["item"]}}),

@@ -28,6 +28,8 @@ CASES = {
     "joint": "joint",
     "full_softmax": "full_softmax",
     "single_windows": "single_windows",
+    "auxiliary": "auxiliary",
+    "replicated_auxiliary": "replicated_auxiliary",
 }
 """Case -> the case of one rank that it equals; all ways of sharding with one optimizer equal each other."""
 
@@ -56,6 +58,14 @@ def test_means_of_bags_do_not_depend_on_what_else_the_collection_has(one: Ranks)
 
 def test_a_job_without_the_strategy_is_the_same(one: Ranks) -> None:
     assert_alike(one["unsharded"], one["row_wise"])
+
+
+@pytest.mark.parametrize("case", ["auxiliary", "replicated_auxiliary"])
+def test_a_job_with_auxiliary_losses_is_the_same_without_the_strategy(one: Ranks, case: str) -> None:
+    found = one[case]
+    assert_alike(one["unsharded_auxiliary"][case], found)
+    moved = (found["weights"]["network.items.defaults"] - found["initial"]["network.items.defaults"]).abs()
+    assert float(moved.mean(1).min()) > 100 * CLOSE and found["logged"]["train/feature_masking"] > 1.0
 
 
 @pytest.mark.parametrize("case", ["row_wise", "column_wise", "joint"])

@@ -51,6 +51,10 @@ REFUSED = {
     "forgotten": ("TableOptimizerError", "table `items.embeddings.item.weight` has no optimizer.*step_in_backward"),
     "no kernel": ("TableOptimizerError", "Adamax has no kernel.*set `table_optimizer` to one of.*SGD"),
     "setting": ("TableOptimizerError", "Adagrad takes no initial_accumulator_value"),
+    "auxiliary": (
+        "StrategyError",
+        "table `tags` is looked up more than once in a step.*set `model.table_optimizer` to torch.optim.SGD",
+    ),
     "memory": ("DoesNotFit", "the tables do not fit.*`item`"),
     "rule": ("PlanError", "no table `itm` for its rule; the model has item, kind"),
     "twice": ("StrategyError", "fitted by this trainer already.*`ckpt_path`"),

@@ -21,10 +21,16 @@ from tests.distributed.jobs import (
     softmax,
     trainer,
     whole,
+    with_auxiliary,
 )
 
 CLIP = 0.02
 """Norm of the dense gradient; theirs is above it in every step."""
+AUXILIARY: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {
+    "auxiliary": (("row_wise", "table_wise"), {"table_optimizer": partial(torch.optim.SGD, lr=0.1)}),
+    "replicated_auxiliary": (("data_parallel",), {}),
+}
+"""Sharding and optimizer with which tables may be looked up twice in a step, as an auxiliary loss does."""
 
 
 class Start(L.Callback):
@@ -98,6 +104,25 @@ def unsharded(folder: Path) -> dict[str, Any]:
     return fit(folder, None, Start(started))
 
 
+def auxiliary(name: str) -> Any:
+    """Sharded as one of `AUXILIARY`."""
+    kinds, optimizer = AUXILIARY[name]
+    return lambda folder: fit(folder, {"rules": rules(*kinds)}, **beside(), **optimizer)
+
+
+def unsharded_auxiliary(folder: Path) -> dict[str, Any]:
+    """The same without the strategy."""
+    found = {}
+    for name, (_, optimizer) in AUXILIARY.items():
+        started = torch.load(folder / f"{name}.1.pt", weights_only=True)["initial"]
+        found[name] = fit(folder, None, Start(started), **beside(), **optimizer)
+    return found
+
+
+def beside() -> dict[str, Any]:
+    return {"objective": with_auxiliary(), "maskable": True, "max_epochs": 2}
+
+
 def shares(folder: Path) -> list[list[list[int]]]:
     """The users with targets of each step of each rank."""
     data = log_data(folder)
@@ -120,7 +145,7 @@ EVERYWHERE = {
     "joint": joint_without_ranking,
     "full_softmax": full_softmax,
     "single_windows": single_windows,
-}
-ALONE = {"unsharded": unsharded}
+} | {name: auxiliary(name) for name in AUXILIARY}
+ALONE = {"unsharded": unsharded, "unsharded_auxiliary": unsharded_auxiliary}
 TOGETHER = {"shares": shares}
 TWO = TOGETHER | {"bf16": bf16}

@@ -14,10 +14,12 @@ from torchrec.modules.embedding_modules import EmbeddingBagCollection
 from torchrec.optim.keyed import CombinedOptimizer, KeyedOptimizer
 
 from recsys.training.row_wise_adagrad import RowWiseAdagrad
+from recsys.training.sharding_plan import TableRule, Topology, sharding_plan
 from recsys.training.sparse_adam import SparseAdam
 from recsys.training.table_optimizers import (
     FusedTables,
     TableOptimizerError,
+    adaptive_tables,
     check_fused,
     dense_parameters,
     hand_on,
@@ -87,6 +89,18 @@ def test_a_cpu_has_no_fused_adam() -> None:
     step_in_backward(module, SparseAdam)
     with pytest.raises(TableOptimizerError, match=r"no fused Adam for a CPU.*RowWiseAdagrad, or train on a GPU"):
         check_fused(module, CPU)
+
+
+def test_adaptive_tables_are_those_that_a_fused_optimizer_steps_by_a_state() -> None:
+    for factory, kind, expected in (
+        (partial(RowWiseAdagrad, lr=0.1), "row_wise", ("word",)),
+        (partial(RowWiseAdagrad, lr=0.1), "data_parallel", ()),
+        (partial(torch.optim.SGD, lr=0.1), "row_wise", ()),
+    ):
+        module = model()
+        step_in_backward(module, factory)
+        plan = sharding_plan(module, Topology(), {"word": TableRule(sharding=[kind])})
+        assert adaptive_tables(module, plan) == expected
 
 
 def test_dense_weights_are_the_others() -> None:
