@@ -3,48 +3,14 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-
-class Negatives(NamedTuple):
-    """Items drawn for the T rows of a batch.
-
-    Attributes:
-        ids: `[N]` int64 shared by all rows, or `[T, N]`; never 0.
-        log_q: log of the expected count of each negative among a row's negatives: `[1]`, `[N]` or `[T, N]` float32.
-            None: the loss is not to be corrected.
-        log_q_positive: `[T]` float32, the same of each row's target, when the sampler corrects it too.
-    """
-
-    ids: Tensor
-    log_q: Tensor | None = None
-    log_q_positive: Tensor | None = None
-
-    def hits(self, target: Tensor) -> Tensor | None:
-        """`[2, H]` int64 (row, column) of the negatives that are the row's target `[T]`; None if there are none.
-
-        Shared negatives are searched in sorted order: no `[T, N]` comparison is made.
-
-        Example:
-            >>> Negatives(torch.tensor([5, 3, 5])).hits(torch.tensor([3, 4, 5]))
-            tensor([[0, 2, 2],
-                    [1, 0, 2]])
-        """
-        if self.ids.dim() == 2:
-            hits = (self.ids == target[:, None]).nonzero().T
-            return hits if hits.shape[1] else None
-        values, order = self.ids.sort(stable=True)
-        first = torch.searchsorted(values, target)
-        found = torch.searchsorted(values, target, right=True) - first
-        rows = torch.repeat_interleave(torch.arange(target.shape[0], device=target.device), found)
-        if rows.shape[0] == 0:
-            return None
-        within = torch.arange(rows.shape[0], device=target.device) - (found.cumsum(0) - found)[rows]
-        return torch.stack((rows, order[first[rows] + within]))
+from recsys.features.drawn_negatives import Negatives
+from recsys.features.streaming_frequency import StreamingFrequency
 
 
 class NegativeSampler(abc.ABC):
@@ -183,25 +149,46 @@ class InBatch(NegativeSampler):
     """The targets of the batch's other rows.
 
     A target is as likely as it is frequent in the training data, hence the correction. Popular items are pushed down
-    without it, to the point of collapse.
+    without it, to the point of collapse. Of several processes each has the targets of its own rows.
 
     Args:
         n: how many of the targets to use, drawn without replacement; None: all.
         corrected: give `log_q`.
         correct_positive: give `log_q_positive` too (Yi et al., RecSys 2019). The loss then differs from the full
             softmax: the positive stands in the sum with certainty and needs no correction (arXiv 2507.09331).
+        correction: factor of `log_q` and `log_q_positive`, from 0, which corrects nothing, to 1. Between them popular
+            items are pushed down in part, as for lists in which they are not to prevail.
+        frequencies: learns from the batches how frequent each item is, where counts are not to be had or no longer
+            true. None: the training counts say.
+
+    Raises:
+        ValueError: `correction` is not between 0 and 1.
     """
 
-    def __init__(self, n: int | None = None, corrected: bool = True, correct_positive: bool = False) -> None:
-        super().__init__(corrected)
+    def __init__(
+        self,
+        n: int | None = None,
+        corrected: bool = True,
+        correct_positive: bool = False,
+        correction: float = 1.0,
+        frequencies: StreamingFrequency | None = None,
+    ) -> None:
+        if not 0 <= correction <= 1:
+            raise ValueError(f"correction must lie between 0 and 1, not at {correction}")
+        super().__init__(corrected and correction > 0)
         self.n = n
-        self.correct_positive = correct_positive
+        self.correct_positive = correct_positive and correction > 0
+        self.correction = correction
+        self.frequencies = frequencies
 
     @override
     def setup(
         self, n_items: int, counts: Tensor | None = None, seed: int = 0, device: torch.device | str = "cpu"
     ) -> None:
         super().setup(n_items, counts, seed, device)
+        if self.frequencies is not None:
+            self.frequencies.setup(n_items, device)
+            return
         counts = _item_counts(self, n_items, counts, device)
         # An item that training does not know can still be in a batch (of validation): it counts as seen once.
         self._probability = counts.clamp_min(1) / counts.sum()
@@ -210,6 +197,8 @@ class InBatch(NegativeSampler):
     @override
     def draw(self, target: Tensor) -> Tensor:
         known = target[target > 0]
+        if self.frequencies is not None:
+            self.frequencies.update(known)
         if self.n is None or self.n >= known.shape[0]:
             return known
         order = torch.randperm(known.shape[0], generator=self.generator, device=self.generator.device)
@@ -218,15 +207,28 @@ class InBatch(NegativeSampler):
     @override
     def expected_count(self, ids: Tensor, rows: int) -> Tensor:
         used = rows if self.n is None else min(self.n, rows)
+        share = self._probability[ids] if self.frequencies is None else self.frequencies.share(ids)
         # A row's own column is always a hit, so it has the targets of the other rows: `used * (rows - 1) / rows`.
-        return (used * max(rows - 1, 1) / max(rows, 1) * self._probability[ids]).float()
+        return (used * max(rows - 1, 1) / max(rows, 1) * share).float()
 
     @override
     def sample(self, target: Tensor) -> Negatives:
-        negatives = super().sample(target)
-        if not self.correct_positive:
-            return negatives
-        return negatives._replace(log_q_positive=self.expected_count(target, _rows(target)).log())
+        ids, log_q, _ = super().sample(target)
+        log_q_positive = None
+        if self.correct_positive:
+            log_q_positive = self.correction * self.expected_count(target, _rows(target)).log()
+        return Negatives(ids, None if log_q is None else self.correction * log_q, log_q_positive)
+
+    @override
+    def state_dict(self) -> dict[str, Any]:
+        learned = {} if self.frequencies is None else {"frequencies": self.frequencies.state_dict()}
+        return super().state_dict() | learned
+
+    @override
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        if self.frequencies is not None:
+            self.frequencies.load_state_dict(state["frequencies"])
 
 
 class Mixed(NegativeSampler):
@@ -246,6 +248,8 @@ class Mixed(NegativeSampler):
         self.samplers = [Uniform(256), InBatch()] if samplers is None else samplers
         if any(getattr(sampler, "per_position", False) for sampler in self.samplers):
             raise ValueError("Mixed joins shared negatives: set per_position to false in its samplers")
+        if any(getattr(sampler, "correction", 1.0) != 1 for sampler in self.samplers):
+            raise ValueError("Mixed corrects every item in full, or none: leave `correction` out of its samplers")
 
     @override
     def setup(

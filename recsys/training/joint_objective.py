@@ -9,7 +9,8 @@ from torch import Tensor
 
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
-from recsys.features.negatives import Negatives, NegativeSampler, Uniform
+from recsys.features.drawn_negatives import Negatives
+from recsys.features.negatives import NegativeSampler, Uniform
 from recsys.losses.base import LossOutput, SampledLoss, SampledScores, SlotLoss, SlotScores, weighted_mean
 from recsys.losses.info_nce import InfoNCE
 from recsys.losses.ranks import total

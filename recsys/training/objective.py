@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
-from recsys.features.negatives import Negatives, NegativeSampler, Uniform
+from recsys.features.drawn_negatives import Negatives
+from recsys.features.negatives import NegativeSampler, Uniform
 from recsys.losses.base import CatalogueLoss, LossOutput, SampledLoss, SampledScores
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.network import SequenceNetwork

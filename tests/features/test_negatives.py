@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from scipy import stats
 from torch import Tensor
 
-from recsys.features.negatives import InBatch, Mixed, Negatives, NegativeSampler, Popularity, Uniform
+from recsys.features.drawn_negatives import Negatives
+from recsys.features.negatives import InBatch, Mixed, NegativeSampler, Popularity, Uniform
+from recsys.features.streaming_frequency import StreamingFrequency
 
 N_ITEMS = 12
 COUNTS = torch.tensor([7, 1, 40, 5, 9, 22, 3, 3, 17, 2, 60, 11, 30])  # row 0 must be ignored
@@ -25,6 +27,7 @@ SAMPLERS: dict[str, Callable[[], NegativeSampler]] = {
     "popularity per position": lambda: Popularity(5, alpha=1.5, per_position=True),
     "in batch": lambda: InBatch(),
     "some of the batch": lambda: InBatch(6),
+    "learned frequencies": lambda: InBatch(6, frequencies=StreamingFrequency(buckets=5)),
     "mixed": lambda: Mixed([Uniform(7), Popularity(3, alpha=1.0), InBatch(4)]),
 }
 
@@ -67,7 +70,10 @@ def test_popularity_never_draws_an_item_without_counts() -> None:
     assert set(sampler.draw(targets(1)).tolist()) == {3, 500, 998}
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+STATIC = [name for name in SAMPLERS if name != "learned frequencies"]  # whose shares are the true ones from the start
+
+
+@pytest.mark.parametrize("name", STATIC)
 def test_expected_counts_add_up_to_the_negatives_of_a_row(name: str) -> None:
     sampler, target = make(name), targets(9)
     ids = torch.arange(1, N_ITEMS + 1)
@@ -77,7 +83,7 @@ def test_expected_counts_add_up_to_the_negatives_of_a_row(name: str) -> None:
     assert total == pytest.approx(drawn - own, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", STATIC)
 def test_expected_counts_of_a_row_are_those_observed(name: str) -> None:
     """Row 0 counts its negatives over many batches; its own target's column is left out."""
     sampler, rows, repeats = make(name), 9, 3000
@@ -122,6 +128,58 @@ def test_in_batch_leaves_out_rows_without_target_and_corrects_the_positive_on_de
     torch.testing.assert_close(negatives.log_q_positive[target > 0], negatives.log_q)
 
 
+@pytest.mark.parametrize("correct_positive", [False, True])
+@pytest.mark.parametrize("correction", [0.0, 0.3, 1.0])
+def test_in_batch_corrects_by_a_share(correction: float, correct_positive: bool) -> None:
+    """At 1 as if nothing had been said, at 0 not at all, and to the power between."""
+    full, part = (InBatch(6, correct_positive=correct_positive, correction=share) for share in (1.0, correction))
+    plain = InBatch(6, correct_positive=correct_positive)
+    target = torch.tensor([0, 3, 10, 0, 3, 8, 8, 2, 1, 1])
+    drawn = []
+    for sampler in (full, part, plain):
+        sampler.setup(N_ITEMS, COUNTS, seed=1)
+        drawn.append(sampler.sample(target))
+    assert torch.equal(drawn[0].ids, drawn[1].ids)
+    for whole, some, unsaid in zip(drawn[0][1:], drawn[1][1:], drawn[2][1:], strict=True):
+        assert (whole is None and unsaid is None) or torch.equal(whole, unsaid)
+        if whole is None or correction == 0:
+            assert some is None
+        else:
+            torch.testing.assert_close(some.exp(), whole.exp() ** correction)
+            assert correction < 1 or torch.equal(some, whole)
+
+
+def test_in_batch_learns_frequencies_from_what_it_draws() -> None:
+    """Every batch is noticed once, rows without target are not, and the counts are not asked."""
+    told, sampler = StreamingFrequency(), InBatch(4, correct_positive=True, frequencies=StreamingFrequency())
+    told.setup(N_ITEMS)
+    sampler.setup(N_ITEMS)
+    for seed in range(5):
+        target = torch.cat([targets(9, seed), torch.zeros(3, dtype=torch.int64)])
+        negatives = sampler.sample(target)
+        told.update(target[:9])
+        assert negatives.log_q is not None and negatives.log_q_positive is not None
+        expected = told.share(negatives.ids) * 4 * 8 / 9
+        torch.testing.assert_close(negatives.log_q.double(), expected.log(), rtol=1e-5, atol=1e-6)
+        expected = told.share(target[:9]) * 4 * 8 / 9
+        torch.testing.assert_close(negatives.log_q_positive[:9].double(), expected.log(), rtol=1e-5, atol=1e-6)
+    assert sampler.expected_count(torch.arange(1, N_ITEMS + 1), 9).isfinite().all()
+
+
+def test_a_mixture_learns_frequencies_too() -> None:
+    in_batch = InBatch(frequencies=StreamingFrequency())
+    sampler = Mixed([Uniform(4), in_batch])
+    sampler.setup(N_ITEMS, COUNTS)
+    batches = [targets(50, seed) for seed in range(200)]
+    for target in batches:
+        sampler.sample(target)
+    log_q = sampler.sample(batches[0]).log_q
+    assert log_q is not None and log_q.isfinite().all()
+    assert in_batch.frequencies is not None
+    learned = in_batch.frequencies.share(torch.arange(1, N_ITEMS + 1))
+    torch.testing.assert_close(learned, TRUE, rtol=0.5, atol=0)
+
+
 def test_in_batch_gives_a_finite_log_q_to_an_item_without_counts() -> None:
     counts = COUNTS.clone()
     counts[4] = 0
@@ -155,6 +213,8 @@ def test_resumes_from_its_state(name: str, tmp_path: Path) -> None:
     resumed = make(name, seed=99)
     resumed.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert all(torch.equal(resumed.draw(target), draw) for draw in expected)
+    ids = torch.arange(1, N_ITEMS + 1)
+    assert torch.equal(resumed.expected_count(ids, 9), sampler.expected_count(ids, 9))
 
 
 @settings(max_examples=60, deadline=None)
@@ -194,3 +254,7 @@ def test_misuse_is_refused() -> None:
         Uniform(3).setup(0)
     with pytest.raises(ValueError, match="per_position"):
         Mixed([Uniform(3, per_position=True)])
+    with pytest.raises(ValueError, match="correction must lie between 0 and 1"):
+        InBatch(correction=1.5)
+    with pytest.raises(ValueError, match="leave `correction` out of its samplers"):
+        Mixed([Uniform(3), InBatch(correction=0.5)])

@@ -13,8 +13,9 @@ from torch import Tensor
 from recsys.features.batch import SequenceBatch
 from recsys.features.batching import TrainingBatches
 from recsys.features.catalogue import Catalogue
+from recsys.features.drawn_negatives import Negatives
 from recsys.features.event_log import EventLog
-from recsys.features.negatives import InBatch, Mixed, Negatives, NegativeSampler, Popularity, Uniform
+from recsys.features.negatives import InBatch, Mixed, NegativeSampler, Popularity, Uniform
 from recsys.features.schema import Schema
 from recsys.features.splits import LeaveLastOut
 from recsys.losses.full_softmax import FullSoftmax
