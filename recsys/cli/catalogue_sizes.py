@@ -10,7 +10,7 @@ from torch import Tensor
 
 from recsys.features.catalogue import Catalogue
 from recsys.features.event_log import EventLog
-from recsys.features.schema import DENSE, Feature, Schema
+from recsys.features.schema import DENSE, Entity, Feature, Schema
 from recsys.training.topology import PlanError
 
 
@@ -20,9 +20,10 @@ class Sizes:
 
     Attributes:
         rows: table -> rows, padding included.
-        lengths: feature of the items that feeds a table -> values that an item has of it, on average.
-        dims: feature of items or queries that is a vector -> its dimensions.
+        lengths: feature of items or users that feeds a table -> values that one has of it, on average.
+        dims: feature of items, users or queries that is a vector -> its dimensions.
         items: number of items; None: as many as the table `item_id` has rows for.
+        users: number of users; None: as many as the table `user_id` has rows for, if there is one.
         actions: names of the actions.
     """
 
@@ -30,6 +31,7 @@ class Sizes:
     lengths: Mapping[str, float] = field(default_factory=dict)
     dims: Mapping[str, int] = field(default_factory=dict)
     items: int | None = None
+    users: int | None = None
     actions: tuple[str, ...] = ()
 
     @classmethod
@@ -37,9 +39,16 @@ class Sizes:
         """Those of a log."""
         return cls(
             rows=log.table_rows,
-            lengths={name: len(column.values) / max(log.n_items, 1) for name, column in log.item_features.items()},
-            dims={name: values.shape[1] for name, values in {**log.item_vectors, **log.query_vectors}.items()},
+            lengths={
+                name: len(column.values) / max(len(column) - 1, 1)
+                for name, column in {**log.item_features, **log.user_features}.items()
+            },
+            dims={
+                name: values.shape[1]
+                for name, values in {**log.item_vectors, **log.user_vectors, **log.query_vectors}.items()
+            },
             items=log.n_items,
+            users=log.n_users,
             actions=tuple(log.vocabularies["action"].values.astype(str)) if "action" in log.columns else (),
         )
 
@@ -51,7 +60,7 @@ class Sizes:
         """
         known = {
             "rows": ("table", schema.table_names()),
-            "lengths": ("list or text of the items", [feature.name for feature in _lists(schema)]),
+            "lengths": ("list or text of items or users", [feature.name for feature in _lists(schema)]),
             "dims": ("vector", [feature.name for feature in _vectors(schema)]),
         }
         for option, (kind, names) in known.items():
@@ -95,25 +104,43 @@ def catalogue_of(schema: Schema, given: Sizes, known: Sizes, max_length: int) ->
         raise PlanError("a catalogue has at least one item")
     if own:
         rows["item_id"] = n + 1 + shared
-    lengths = {f.name: 1.0 for f in schema.of("item") if f.type not in DENSE} | {**known.lengths, **given.lengths}
-    dims = {**known.dims, **given.dims}
+    users = known.users if known.users is not None else max(rows.get("user_id", 1) - 1, 1)
+    lengths, dims = {**known.lengths, **given.lengths}, {**known.dims, **given.dims}
+    own_ids = {"user_id": _bags(users, 1.0)} if schema.user_table is not None else {}
     return Catalogue(
         schema=schema,
         n_items=n,
-        n_users=0,
+        n_users=users,
         table_rows=rows | ({"action": 1 + len(known.actions)} if known.actions else {}),
         counts=_meta(torch.int64, n + 1),
         max_length=max_length,
         actions=known.actions,
-        jagged={
-            name: (_meta(torch.int64, round(n * length)), _meta(torch.int64, n + 2)) for name, length in lengths.items()
-        },
-        numeric={f.name: _meta(torch.float32, n + 1) for f in schema.of("item") if f.type == "numeric"},
-        vectors={f.name: _meta(torch.float32, n + 1, dims[f.name]) for f in _vectors(schema) if f.entity == "item"},
+        jagged=_jagged(schema, "item", n, lengths),
+        numeric=_numeric(schema, "item", n),
+        vectors=_given(schema, "item", n, dims),
+        user_jagged=_jagged(schema, "user", users, lengths) | own_ids,
+        user_numeric=_numeric(schema, "user", users),
+        user_vectors=_given(schema, "user", users, dims),
         query_dims={f.name: dims[f.name] for f in _vectors(schema) if f.entity == "query"},
         # Networks look at its values: one of them, seen from every place.
         item_rows=None if own else torch.ones(1, dtype=torch.int64).expand(n + 1),
     )
+
+
+def _jagged(schema: Schema, entity: Entity, n: int, lengths: Mapping[str, float]) -> dict[str, tuple[Tensor, Tensor]]:
+    return {f.name: _bags(n, lengths.get(f.name, 1.0)) for f in schema.of(entity) if f.type not in DENSE}
+
+
+def _bags(n: int, length: float) -> tuple[Tensor, Tensor]:
+    return _meta(torch.int64, round(n * length)), _meta(torch.int64, n + 2)
+
+
+def _numeric(schema: Schema, entity: Entity, n: int) -> dict[str, Tensor]:
+    return {f.name: _meta(torch.float32, n + 1) for f in schema.of(entity) if f.type == "numeric"}
+
+
+def _given(schema: Schema, entity: Entity, n: int, dims: Mapping[str, int]) -> dict[str, Tensor]:
+    return {f.name: _meta(torch.float32, n + 1, dims[f.name]) for f in _vectors(schema) if f.entity == entity}
 
 
 def _meta(dtype: torch.dtype, *shape: int) -> Tensor:
@@ -126,8 +153,8 @@ def _own_rows(schema: Schema) -> bool:
 
 
 def _lists(schema: Schema) -> list[Feature]:
-    return [feature for feature in schema.of("item") if feature.type in ("categorical_list", "text")]
+    return [f for f in schema.of("item") + schema.of("user") if f.type in ("categorical_list", "text")]
 
 
 def _vectors(schema: Schema) -> list[Feature]:
-    return [f for f in schema.of("item") + schema.of("query") if f.type in ("vector", "sentence")]
+    return [feature for feature in schema.features if feature.type in ("vector", "sentence")]

@@ -18,7 +18,7 @@ from recsys.cli.fit_job import FitCLI
 from recsys.features.catalogue import Catalogue
 from recsys.features.datasets import recipe
 from recsys.features.negatives import NegativeSampler
-from recsys.features.schema import DENSE, Schema
+from recsys.features.schema import Schema
 from recsys.losses.base import CatalogueLoss
 from recsys.models.compositional import Composition
 from recsys.models.tables import tables_on
@@ -243,16 +243,15 @@ def negatives(sampler: NegativeSampler, rows: int) -> int:
 
 
 def rules_of(network: nn.Module, catalogue: Catalogue, given: Mapping[str, TableRule]) -> dict[str, TableRule]:
-    """A rule for every table: as given or the strategy's, with the lists of the items as pooling factors.
+    """A rule for every table: as given or the strategy's, with the lists of items and users as pooling factors.
 
     A table that several features read has their mean; queries of a batch are few beside its items, and not counted.
     """
     lengths = {}
-    for feature in catalogue.schema.of("item"):
-        if feature.type not in DENSE:
-            values, offsets = catalogue.jagged[feature.name]
-            for part in Composition.of(catalogue, str(feature.table)).names(feature.name):
-                lengths[part] = len(values) / (len(offsets) - 2)
+    tables = {feature.name: str(feature.table) for feature in catalogue.schema.features}
+    for name, (values, offsets) in {**catalogue.jagged, **catalogue.user_jagged}.items():
+        for part in Composition.of(catalogue, tables.get(name, name)).names(name):
+            lengths[part] = len(values) / (len(offsets) - 2)
     rules = dict(given)
     for _, collection in collections(network):
         pooled = isinstance(collection, EmbeddingBagCollection)

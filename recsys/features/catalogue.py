@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.features.schema import DENSE, Schema
+from recsys.features.jagged import JaggedColumn, offsets_of
+from recsys.features.schema import Schema
 
 if TYPE_CHECKING:
     from recsys.features.splits import Split
+
+Jagged = tuple[Tensor, Tensor]
+"""Values `[sum of lengths]` int64 and offsets `[rows + 1]` int64."""
+
+_DENSE, _JAGGED = ("numeric", "vectors", "user_numeric", "user_vectors"), ("jagged", "user_jagged")
+"""The fields of features, as names of tensors begin."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,10 @@ class Catalogue:
         vectors: item feature name -> float `[n_items + 1, dim]`, which no model changes.
         query_dims: name of each query feature that is a vector -> its dimension.
         item_rows: `[n_items + 1]` int64, the row of the table `item_id` of each item, 0 for none; None: its own id.
+        user_jagged: the same as `jagged`, of users, offsets `[n_users + 2]`. Where the schema has a `user_table`,
+            `user_id` is among them: the row of the user's id, none for a user without training targets.
+        user_numeric: the same as `numeric`, of users.
+        user_vectors: the same as `vectors`, of users.
     """
 
     schema: Schema
@@ -40,23 +54,23 @@ class Catalogue:
     counts: Tensor
     max_length: int = 50
     actions: tuple[str, ...] = ()
-    jagged: dict[str, tuple[Tensor, Tensor]] = field(default_factory=dict)
+    jagged: dict[str, Jagged] = field(default_factory=dict)
     numeric: dict[str, Tensor] = field(default_factory=dict)
     vectors: dict[str, Tensor] = field(default_factory=dict)
     query_dims: dict[str, int] = field(default_factory=dict)
     item_rows: Tensor | None = None
+    user_jagged: dict[str, Jagged] = field(default_factory=dict)
+    user_numeric: dict[str, Tensor] = field(default_factory=dict)
+    user_vectors: dict[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def from_split(cls, split: Split, max_length: int = 50) -> Catalogue:
         """The catalogue of a log, with item counts of the training part of `split` alone."""
         log = split.log
         counts = torch.tensor(split.train_counts(), dtype=torch.int64)
-        jagged = {
-            name: (torch.tensor(column.values, dtype=torch.int64), torch.tensor(column.offsets, dtype=torch.int64))
-            for name, column in log.item_features.items()
-        }
-        numeric = {name: torch.tensor(values, dtype=torch.float32) for name, values in log.item_numeric.items()}
-        vectors = {name: torch.tensor(values) for name, values in log.item_vectors.items()}
+        of_users = log.user_features
+        if log.schema.user_table is not None:
+            of_users = of_users | {"user_id": _trained_users(split)}
         actions = tuple(log.vocabularies["action"].values.astype(str)) if "action" in log.columns else ()
         rows = log.table_rows | ({"action": 1 + len(actions)} if actions else {})
         dims = {name: values.shape[1] for name, values in log.query_vectors.items()}
@@ -69,12 +83,19 @@ class Catalogue:
             counts=counts,
             max_length=max_length,
             actions=actions,
-            jagged=jagged,
-            numeric=numeric,
-            vectors=vectors,
+            jagged=_jagged(log.item_features),
+            numeric=_numeric(log.item_numeric),
+            vectors=_vectors(log.item_vectors),
             query_dims=dims,
             item_rows=None if own is None else torch.tensor(own),
+            user_jagged=_jagged(of_users),
+            user_numeric=_numeric(log.user_numeric),
+            user_vectors=_vectors(log.user_vectors),
         )
+
+    def without_users(self) -> Catalogue:
+        """The same without what is known of users."""
+        return replace(self, user_jagged={}, user_numeric={}, user_vectors={})
 
     def config(self) -> dict[str, Any]:
         """The JSON-able part; `tensors` is the rest."""
@@ -90,20 +111,21 @@ class Catalogue:
 
     def tensors(self) -> dict[str, Tensor]:
         """The tensors by name, for a safetensors file."""
-        out = {"counts": self.counts} | {f"numeric.{name}": values for name, values in self.numeric.items()}
-        out |= {} if self.item_rows is None else {"item_rows": self.item_rows}
-        out |= {f"vectors.{name}": values for name, values in self.vectors.items()}
-        for name, (values, offsets) in self.jagged.items():
-            out |= {f"jagged.{name}.values": values, f"jagged.{name}.offsets": offsets}
+        out = {"counts": self.counts} | ({} if self.item_rows is None else {"item_rows": self.item_rows})
+        for kind in _DENSE:
+            out |= {f"{kind}.{name}": values for name, values in getattr(self, kind).items()}
+        for kind in _JAGGED:
+            for name, (values, offsets) in getattr(self, kind).items():
+                out |= {f"{kind}.{name}.values": values, f"{kind}.{name}.offsets": offsets}
         return out
 
     @classmethod
     def from_parts(cls, config: dict[str, Any], tensors: dict[str, Tensor]) -> Catalogue:
         """Rebuilds what `config` and `tensors` gave."""
-        schema = Schema.parse(config["schema"])
-        features = schema.of("item")
+        dense: dict[str, Any] = {kind: _below(kind, tensors) for kind in _DENSE}
+        jagged: dict[str, Any] = {kind: _pairs(_below(kind, tensors)) for kind in _JAGGED}
         return cls(
-            schema=schema,
+            schema=Schema.parse(config["schema"]),
             n_items=config["n_items"],
             n_users=config["n_users"],
             table_rows=config["table_rows"],
@@ -112,17 +134,45 @@ class Catalogue:
             actions=tuple(config.get("actions", ())),  # models saved before there were any lack both
             query_dims=config.get("query_dims", {}),
             item_rows=tensors.get("item_rows"),
-            jagged={
-                feature.name: (tensors[f"jagged.{feature.name}.values"], tensors[f"jagged.{feature.name}.offsets"])
-                for feature in features
-                if feature.type not in DENSE
-            },
-            numeric={f.name: tensors[f"numeric.{f.name}"] for f in features if f.type == "numeric"},
-            vectors={f.name: tensors[f"vectors.{f.name}"] for f in features if f.type in ("vector", "sentence")},
+            **dense,
+            **jagged,
         )
 
     def __repr__(self) -> str:
         return f"Catalogue({self.schema.name}: {self.n_items} items, {self.n_users} users, tables {self.table_rows})"
+
+
+def _jagged(columns: Mapping[str, JaggedColumn]) -> dict[str, Jagged]:
+    return {
+        name: (torch.tensor(column.values, dtype=torch.int64), torch.tensor(column.offsets, dtype=torch.int64))
+        for name, column in columns.items()
+    }
+
+
+def _numeric(columns: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    return {name: torch.tensor(values, dtype=torch.float32) for name, values in columns.items()}
+
+
+def _vectors(columns: Mapping[str, NDArray[np.floating]]) -> dict[str, Tensor]:
+    return {name: torch.tensor(values) for name, values in columns.items()}
+
+
+def _trained_users(split: Split) -> JaggedColumn:
+    """The row of each user's id, none where training has no target of the user: it would stay as it was drawn."""
+    rows = split.log.user_rows()
+    rows[split.train_end - split.train_start < 2] = 0
+    return JaggedColumn(rows[rows > 0], offsets_of(np.sign(rows)))
+
+
+def _below(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose name begins with `kind`, by the rest of it."""
+    start = f"{kind}."
+    return {name.removeprefix(start): tensor for name, tensor in tensors.items() if name.startswith(start)}
+
+
+def _pairs(tensors: Mapping[str, Tensor]) -> dict[str, Jagged]:
+    names = [name.removesuffix(".offsets") for name in tensors if name.endswith(".offsets")]
+    return {name: (tensors[f"{name}.values"], tensors[f"{name}.offsets"]) for name in names}
 
 
 def gather_jagged(values: Tensor, offsets: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:

@@ -65,6 +65,10 @@ class EventLog(LogData):
             return None
         return np.append(0, encoder.encode(self.items.values))
 
+    def user_rows(self) -> NDArray[np.int64]:
+        """`[n_users + 1]` int64, the row of the table `user_id` that each user has, 0 for none."""
+        return np.append(0, self.encoders["user_id"].encode(self.users.values))
+
     def user_ids(self) -> NDArray[np.int64]:
         """`[n_events]` int64, the user of each event (computed; it is not stored)."""
         return np.repeat(np.arange(self.n_users + 1), np.diff(self.offsets))

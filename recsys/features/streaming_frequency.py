@@ -37,7 +37,7 @@ class StreamingFrequency:
         >>> for _ in range(8):
         ...     frequency.update(torch.tensor([1, 1, 1, 2]))
         >>> frequency.share(torch.tensor([1, 2, 3]))  # item 3 may be the next
-        tensor([0.7500, 0.2500, 0.0303])
+        tensor([0.7500, 0.2500, 0.0303], dtype=torch.float64)
     """
 
     def __init__(self, buckets: int | None = None, alpha: float = 0.01):

@@ -119,7 +119,7 @@ class ItemEncoder(nn.Module):
             )
         in_bags = self.bagged + self.query_texts
         held = {feature.name: Composition.of(catalogue, str(feature.table)) for feature in in_bags}
-        bags = _bag_tables(catalogue, in_bags, held, width, init_std)
+        bags = bag_tables(catalogue, in_bags, held, width, init_std)
         self.lists = frozenset(feature.name for feature in self.bagged if feature.type != "categorical")
         self.summed = frozenset(name for bag in bags if bag.pooling is PoolingType.SUM for name in bag.feature_names)
         self.bags = EmbeddingBagCollection(tables=bags, device=table_device())
@@ -281,7 +281,7 @@ class ItemEncoder(nn.Module):
         return self.project[name](embedding) if name in self.project else embedding
 
 
-def _bag_tables(
+def bag_tables(
     catalogue: Catalogue, features: tuple[Feature, ...], held: dict[str, Composition], width: int, init_std: float
 ) -> list[EmbeddingBagConfig]:
     """The tables of bags; features that name the same table share it."""

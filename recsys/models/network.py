@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -34,10 +34,12 @@ class SequenceNetwork(nn.Module, VectorRecommender):
     items: nn.Module
     popularity: Tensor
     hyperparameters: dict[str, Any]
+    reads_users: ClassVar[bool] = True
+    """Whether it may read features of users; False keeps them out of saved models."""
 
     def __init__(self, catalogue: Catalogue):
         super().__init__()
-        self.catalogue = catalogue
+        self.catalogue = catalogue if self.reads_users else catalogue.without_users()
         self.n_items = catalogue.n_items
         self.max_length = catalogue.max_length
         # Users without history get the popular items: user vector (0, ..., 0, 1), item vector (v, popularity).

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -69,6 +69,7 @@ class SynerGen(SequenceNetwork):
             of items are left to know them by; or `word_width` is set and queries share no table with items.
     """
 
+    reads_users: ClassVar[bool] = False
     items: ItemEncoder
     action_values: Tensor
 
@@ -113,8 +114,7 @@ class SynerGen(SequenceNetwork):
             "word_width": word_width,
         } | hiding
         self.heads, self.head_dim = heads, width // heads
-        self.rotary = rotary
-        self.similarity = similarity
+        self.rotary, self.similarity = rotary, similarity
         self.searches = queries and bool(catalogue.schema.of("query"))
         self.width, self.word_width = width, word_width if queries and side_features else 0
         self.items = ItemEncoder(

@@ -216,7 +216,7 @@ def test_people_get_tables(folder: Path, capsys: pytest.CaptureFixture[str], mon
         (["--rows", "item_id=0"], "--rows item_id=0: the number must be above 0"),
         (
             ["--lengths", "asked=3"],
-            "--lengths: schema `shop` has no list or text of the items `asked`; it has",
+            "--lengths: schema `shop` has no list or text of items or users `asked`; it has",
         ),
         (["--dims", "words=3"], "--dims: schema `shop` has no vector `words`; it has image"),
         (["--rows", "item_id=100", "--n_items", "7"], "--n_items 7 and --rows item_id=100: each item has a row"),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -68,3 +69,60 @@ def test_a_catalogue_saved_before_actions_and_queries_is_read() -> None:
     before = Catalogue(Schema(name="old"), n_items=2, n_users=1, table_rows={"item_id": 3}, counts=torch.ones(3))
     config = {name: value for name, value in before.config().items() if name not in ("actions", "query_dims")}
     assert Catalogue.from_parts(config, before.tensors()).config() == before.config()
+
+
+PEOPLE = Schema.parse(
+    {
+        "name": "people",
+        "user_table": {"min_count": 2},
+        "features": [
+            {"name": "brand", "column": "brand", "type": "categorical"},
+            {"name": "hobbies.v2", "column": "hobbies", "type": "categorical_list", "entity": "user"},
+            {"name": "age", "column": "age", "type": "numeric", "entity": "user"},
+            {"name": "taste", "column": "taste", "type": "vector", "entity": "user"},
+        ],
+    }
+)
+
+
+def people() -> Catalogue:
+    """Users a to d: b has one event, c two, of which one trains; d has no row in the side table."""
+    events = pd.DataFrame({"user_id": list("aaabccdd"), "item_id": [10, 20, 30, 10, 10, 20, 20, 30]})
+    events["timestamp"] = [1, 2, 3, 7, 2, 8, 3, 4]
+    users = pd.DataFrame(
+        {
+            "user_id": list("bca"),
+            "hobbies": [["chess"], [], ["run", "chess"]],
+            "age": [20.0, None, 40.0],
+            "taste": [[1.0, 2.0], [3.0, 4.0], None],
+        }
+    )
+    return catalogue(EventLog.from_frame(events, PEOPLE, ITEMS, users))
+
+
+def test_users_have_their_features_and_the_rows_of_ids_that_training_knows() -> None:
+    of_users = people()
+    assert (of_users.n_users, of_users.table_rows["user_id"]) == (4, 4)  # a, c and d come twice
+    hobbies = {"chess": 1, "run": 2}
+    values, offsets = of_users.user_jagged["hobbies.v2"]
+    rows = [sorted(values[start:end].tolist()) for start, end in pairwise(offsets.tolist())]
+    assert rows == [[], [hobbies["chess"], hobbies["run"]], [hobbies["chess"]], [], []]
+    values, offsets = of_users.user_jagged["user_id"]
+    assert (values.tolist(), offsets.tolist()) == ([1, 3], [0, 0, 1, 1, 1, 2])  # c is trained on, but has no target
+    assert of_users.user_numeric["age"].tolist() == [0, 1, -1, 0, 0]
+    assert of_users.user_vectors["taste"].tolist() == [[0, 0], [0, 0], [1, 2], [3, 4], [0, 0]]
+    assert (list(of_users.jagged), of_users.numeric, of_users.vectors) == (["brand"], {}, {})
+
+
+def test_users_are_saved_and_can_be_left_out() -> None:
+    before = people()
+    config = json.loads(json.dumps(before.config()))
+    after = Catalogue.from_parts(config, before.tensors())
+    assert after.tensors().keys() == before.tensors().keys()
+    assert all(torch.equal(after.tensors()[name], tensor) for name, tensor in before.tensors().items())
+    assert after.user_jagged.keys() == {"hobbies.v2", "user_id"}
+    alone = {name: tensor for name, tensor in before.tensors().items() if not name.startswith("user_")}
+    assert before.without_users().tensors().keys() == alone.keys()
+    # So were models saved whose catalogue had no users.
+    old = Catalogue.from_parts(config, alone)
+    assert (old.user_jagged, old.user_numeric, old.user_vectors) == ({}, {}, {}) and old.jagged.keys() == {"brand"}
