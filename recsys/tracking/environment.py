@@ -15,7 +15,7 @@ from recsys import __version__
 
 STACK = (
     "torch", "torchrec", "fbgemm-gpu", "fbgemm-gpu-cpu", "lightning", "mlflow", "implicit", "numpy", "pandas", "scipy",
-    "pyarrow", "duckdb",
+    "pyarrow", "duckdb", "bm25s",
 )  # fmt: skip
 _GIT_SECONDS = 10
 

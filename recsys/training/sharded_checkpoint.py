@@ -143,6 +143,8 @@ def _readable(path: Path) -> Iterator[None]:
         yield
     except CheckpointException as error:
         raise CheckpointError(_damaged(path, next(iter(error.failures.values()))[0])) from error
+    except MemoryError:  # the file may be well
+        raise
     except Exception as error:
         raise CheckpointError(_damaged(path, error)) from error
 
