@@ -48,6 +48,47 @@ def group_of_decile(deciles: NDArray[np.int8]) -> NDArray[np.int8]:
     return np.searchsorted([0, 2, 5, 10], deciles).astype(np.int8)
 
 
+def group_of_events(counts: NDArray[np.integer], head: float = 0.1, tail: int = 5) -> NDArray[np.int8]:
+    """Index into `GROUPS` of each item by its number of training events, as studies of the long tail draw the lines.
+
+    Cold items have no event, tail ones `tail` at most; head is the `head` share of the most popular of the items that
+    training knows (ties by id), where it has more events than that; torso is the rest.
+
+    Args:
+        counts: `[n_items + 1]` training events of each item.
+        head: share of the items that training knows, between 0 and 1.
+        tail: events.
+
+    Returns:
+        `[n_items + 1]` int8; 0, cold, for padding.
+
+    Example:
+        >>> [GROUPS[i] for i in group_of_events(np.array([0, 9, 0, 7, 5, 8]), head=0.5)]
+        ['cold', 'head', 'cold', 'torso', 'tail', 'head']
+    """
+    groups = np.full(len(counts), GROUPS.index("torso"), dtype=np.int8)
+    order = np.argsort(-counts, kind="stable")
+    known = int(np.count_nonzero(counts))
+    groups[order[: round(head * known)]] = GROUPS.index("head")
+    groups[counts <= tail] = GROUPS.index("tail")
+    groups[counts == 0] = GROUPS.index("cold")
+    return groups
+
+
+def group_shares(ranked: Tensor, groups: Tensor) -> dict[str, float]:
+    """Share of the recommended items in each group.
+
+    Args:
+        ranked: `[U, K]` item ids, 0 where the list is shorter.
+        groups: `[n_items + 1]` int64 index into `GROUPS`.
+
+    Returns:
+        Shares by name; NaN where nothing is recommended.
+    """
+    shown = torch.bincount(groups[ranked[ranked > 0].long()], minlength=len(GROUPS))
+    return dict(zip(GROUPS, (shown / shown.sum()).tolist(), strict=True))
+
+
 def exposure_metrics(ranked: Tensor, counts: NDArray[np.integer], ks: Sequence[int]) -> dict[str, float]:
     """Metrics of all lists together, at each k.
 
@@ -81,6 +122,6 @@ def exposure_metrics(ranked: Tensor, counts: NDArray[np.integer], ks: Sequence[i
         metrics[f"Coverage@{k}"] = float((exposure > 0).sum() / n_items)
         metrics[f"Novelty@{k}"] = float((exposure * information).sum() / total)
         metrics[f"Gini@{k}"] = float((ordered * (2 * place - n_items - 1)).sum() / (total * n_items))
-        share = torch.bincount(groups, exposure, minlength=len(GROUPS)) / total
-        metrics |= {f"{name.capitalize()}@{k}": float(share[index]) for index, name in enumerate(GROUPS)}
+        shares = group_shares(ranked[:, :k], groups)
+        metrics |= {f"{name.capitalize()}@{k}": share for name, share in shares.items()}
     return metrics

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recsys.evaluation.exposure import GROUPS, group_of_decile
+from recsys.evaluation.exposure import GROUPS, group_of_decile, group_of_events
 from recsys.evaluation.intervals import bootstrap, wilson
 from recsys.evaluation.metrics import check_cut_offs
 from recsys.evaluation.result import RULES, Evaluation, EvaluationError, differing
@@ -32,6 +32,18 @@ def recall_by_decile(evaluation: Evaluation, k: int, level: float = 0.95) -> pd.
 def recall_by_group(evaluation: Evaluation, k: int, level: float = 0.95) -> pd.DataFrame:
     """`recall_by_decile` for cold, head, torso and tail."""
     return _recall(evaluation, group_of_decile(evaluation.targets.decile), GROUPS, k, level)
+
+
+def recall_by_events(evaluation: Evaluation, counts: NDArray[np.integer], k: int, level: float = 0.95) -> pd.DataFrame:
+    """`recall_by_decile` for cold, head, torso and tail as `exposure.group_of_events` draws the lines.
+
+    Args:
+        evaluation: the evaluation.
+        counts: `[n_items + 1]` training events of each item, `split.train_counts()`.
+        k: the cut-off.
+        level: of the intervals.
+    """
+    return _recall(evaluation, group_of_events(counts)[evaluation.targets.item], GROUPS, k, level)
 
 
 def by_history_length(

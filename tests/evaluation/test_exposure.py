@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.evaluation.exposure import GROUPS, exposure_metrics, group_of_decile, popularity_deciles
+from recsys.evaluation.exposure import (
+    GROUPS,
+    exposure_metrics,
+    group_of_decile,
+    group_of_events,
+    group_shares,
+    popularity_deciles,
+)
 
 
 def gini_by_pairs(exposure: list[int]) -> float:
@@ -59,3 +66,21 @@ def test_deciles_hold_equal_numbers_of_trained_items() -> None:
     lowest = [counts[deciles == d].min() for d in range(1, 11)]
     highest = [counts[deciles == d].max() for d in range(1, 11)]
     assert all(low >= high for low, high in zip(lowest[:-1], highest[1:], strict=True))
+
+
+def test_groups_by_events_are_drawn_by_share_and_number() -> None:
+    random = np.random.default_rng(1)
+    counts = np.append(0, random.geometric(0.05, 400) - 1)
+    groups = np.array(GROUPS)[group_of_events(counts)]
+    known = counts > 0
+    assert (groups == "cold").tolist() == (~known).tolist()
+    assert (groups == "tail").tolist() == (known & (counts <= 5)).tolist()
+    assert (groups == "head").sum() == round(0.1 * known.sum())
+    assert counts[groups == "head"].min() >= counts[groups == "torso"].max()
+    assert (group_of_events(np.array([0, 3, 1, 2])) == [0, 3, 3, 3]).all(), "few events are few, however popular"
+
+
+def test_shares_of_groups_are_counted_and_short_lists_are_no_recommendations() -> None:
+    groups = torch.from_numpy(group_of_events(np.array([0, 90, 50, 3, 0]), head=0.4).astype(np.int64))
+    shares = group_shares(torch.tensor([[1, 2, 3], [1, 4, 0], [3, 0, 0]]), groups)
+    assert shares == pytest.approx({"cold": 1 / 6, "head": 2 / 6, "torso": 1 / 6, "tail": 2 / 6})

@@ -9,7 +9,7 @@ from scipy import stats
 from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.intervals import bootstrap
 from recsys.evaluation.result import Evaluation, EvaluationError, TargetTable
-from recsys.evaluation.slices import by_history_length, by_task, recall_by_decile, recall_by_group
+from recsys.evaluation.slices import by_history_length, by_task, recall_by_decile, recall_by_events, recall_by_group
 from recsys.features.event_log import EventLog
 from recsys.features.splits import GlobalTime
 from recsys.models.popularity import Popularity
@@ -31,6 +31,20 @@ def test_slices_by_popularity_add_up_to_the_whole(judged: Evaluation) -> None:
         assert (frame["targets"] * frame["recall"]).sum() == pytest.approx(found.sum())
     by_hand = found[judged.targets.decile == 1].mean()
     assert recall_by_decile(judged, 5).set_index("slice").loc["1", "recall"] == pytest.approx(by_hand)
+
+
+def test_slices_by_events_are_those_of_a_loop(log: EventLog, judged: Evaluation) -> None:
+    counts = GlobalTime(0.3, 0.2)(log).train_counts()
+    known = sorted((-count, item) for item, count in enumerate(counts) if count)
+    head = {item for count, item in known[: round(0.1 * len(known))] if -count > 5}
+    found: dict[str, list[bool]] = {}
+    for item, rank in zip(judged.targets.item.tolist(), judged.targets.rank.tolist(), strict=True):
+        few = "cold" if not counts[item] else "tail" if counts[item] <= 5 else "torso"
+        found.setdefault("head" if item in head else few, []).append(0 < rank <= 5)
+    frame = recall_by_events(judged, counts, 5).set_index("slice")
+    assert {"head", "torso", "tail"} <= set(frame.index) == set(found)
+    for name, hits in found.items():
+        assert (frame.loc[name, "targets"], frame.loc[name, "recall"]) == (len(hits), pytest.approx(np.mean(hits)))
 
 
 def test_recall_intervals_are_those_of_wilson(judged: Evaluation) -> None:
