@@ -13,6 +13,7 @@ from torch import Tensor
 
 from recsys.features.jagged import JaggedColumn, offsets_of
 from recsys.features.schema import Schema
+from recsys.features.training_pairs import TrainingPairs
 
 if TYPE_CHECKING:
     from recsys.features.splits import Split
@@ -45,6 +46,8 @@ class Catalogue:
             `user_id` is among them: the row of the user's id, none for a user without training targets.
         user_numeric: the same as `numeric`, of users.
         user_vectors: the same as `vectors`, of users.
+        interactions: the distinct training items of each user, ascending, offsets `[n_users + 2]`; None: the network
+            that it is for knows no pairs of users and items.
     """
 
     schema: Schema
@@ -62,17 +65,29 @@ class Catalogue:
     user_jagged: dict[str, Jagged] = field(default_factory=dict)
     user_numeric: dict[str, Tensor] = field(default_factory=dict)
     user_vectors: dict[str, Tensor] = field(default_factory=dict)
+    interactions: Jagged | None = None
 
     @classmethod
-    def from_split(cls, split: Split, max_length: int = 50) -> Catalogue:
-        """The catalogue of a log, with item counts of the training part of `split` alone."""
+    def from_split(cls, split: Split, max_length: int = 50, interactions: bool = False) -> Catalogue:
+        """The catalogue of a log, with item counts of the training part of `split` alone.
+
+        Args:
+            split: of the log.
+            max_length: events of a history that a model reads.
+            interactions: for networks of pairs: users are known by their ids, whether the schema has a `user_table` or
+                not, and which items each had is told.
+        """
         log = split.log
         counts = torch.tensor(split.train_counts(), dtype=torch.int64)
         of_users = log.user_features
-        if log.schema.user_table is not None:
-            of_users = of_users | {"user_id": _trained_users(split)}
+        if interactions:
+            of_users = of_users | {"user_id": _trained_users(split, least=1)}
+        elif log.schema.user_table is not None:
+            of_users = of_users | {"user_id": _trained_users(split, least=2)}
         actions = tuple(log.vocabularies["action"].values.astype(str)) if "action" in log.columns else ()
         rows = log.table_rows | ({"action": 1 + len(actions)} if actions else {})
+        if interactions and log.schema.user_table is None:
+            rows = rows | {"user_id": 1 + log.n_users}
         dims = {name: values.shape[1] for name, values in log.query_vectors.items()}
         own = log.item_rows()
         return cls(
@@ -91,11 +106,12 @@ class Catalogue:
             user_jagged=_jagged(of_users),
             user_numeric=_numeric(log.user_numeric),
             user_vectors=_vectors(log.user_vectors),
+            interactions=_interactions(split) if interactions else None,
         )
 
     def without_users(self) -> Catalogue:
         """The same without what is known of users."""
-        return replace(self, user_jagged={}, user_numeric={}, user_vectors={})
+        return replace(self, user_jagged={}, user_numeric={}, user_vectors={}, interactions=None)
 
     def config(self) -> dict[str, Any]:
         """The JSON-able part; `tensors` is the rest."""
@@ -117,6 +133,8 @@ class Catalogue:
         for kind in _JAGGED:
             for name, (values, offsets) in getattr(self, kind).items():
                 out |= {f"{kind}.{name}.values": values, f"{kind}.{name}.offsets": offsets}
+        if self.interactions is not None:
+            out |= {"interactions.values": self.interactions[0], "interactions.offsets": self.interactions[1]}
         return out
 
     @classmethod
@@ -134,6 +152,9 @@ class Catalogue:
             actions=tuple(config.get("actions", ())),  # models saved before there were any lack both
             query_dims=config.get("query_dims", {}),
             item_rows=tensors.get("item_rows"),
+            interactions=(tensors["interactions.values"], tensors["interactions.offsets"])
+            if "interactions.values" in tensors
+            else None,
             **dense,
             **jagged,
         )
@@ -157,11 +178,22 @@ def _vectors(columns: Mapping[str, NDArray[np.floating]]) -> dict[str, Tensor]:
     return {name: torch.tensor(values) for name, values in columns.items()}
 
 
-def _trained_users(split: Split) -> JaggedColumn:
-    """The row of each user's id, none where training has no target of the user: it would stay as it was drawn."""
-    rows = split.log.user_rows()
-    rows[split.train_end - split.train_start < 2] = 0
+def _trained_users(split: Split, least: int) -> JaggedColumn:
+    """The row of each user's id, none where training says nothing of the user: it would stay as it was drawn.
+
+    Args:
+        split: whose training events count.
+        least: events from which on training says something: 2 where each is the target of the one before, 1 in pairs.
+    """
+    log = split.log
+    rows = np.arange(log.n_users + 1) if log.schema.user_table is None else log.user_rows()
+    rows[split.train_end - split.train_start < least] = 0
     return JaggedColumn(rows[rows > 0], offsets_of(np.sign(rows)))
+
+
+def _interactions(split: Split) -> Jagged:
+    pairs = TrainingPairs.of(split)
+    return torch.tensor(pairs.items, dtype=torch.int64), torch.tensor(pairs.offsets, dtype=torch.int64)
 
 
 def _below(kind: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

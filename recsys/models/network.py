@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Self
 
 import torch
 import torch.nn.functional as F
@@ -13,15 +13,15 @@ from recsys.features.batch import SequenceBatch
 from recsys.features.batching import TrainingBatches
 from recsys.features.catalogue import Catalogue
 from recsys.models.recommender import VectorRecommender
+from recsys.models.trainable import TrainableNetwork, with_popularity
 
 if TYPE_CHECKING:
     from recsys.features.splits import Split
 
-ITEM_BLOCK = 65536
 EXAMPLE_EPOCHS = 10
 
 
-class SequenceNetwork(nn.Module, VectorRecommender):
+class SequenceNetwork(TrainableNetwork, VectorRecommender):
     """A network that turns each event of a history into a query for the next item.
 
     A subclass sets `self.items` (ids -> item vectors) and `self.hyperparameters` (JSON-able constructor arguments),
@@ -32,18 +32,10 @@ class SequenceNetwork(nn.Module, VectorRecommender):
     """
 
     items: nn.Module
-    popularity: Tensor
-    hyperparameters: dict[str, Any]
-    reads_users: ClassVar[bool] = True
-    """Whether it may read features of users; False keeps them out of saved models."""
 
     def __init__(self, catalogue: Catalogue):
-        super().__init__()
-        self.catalogue = catalogue if self.reads_users else catalogue.without_users()
-        self.n_items = catalogue.n_items
+        super().__init__(catalogue)
         self.max_length = catalogue.max_length
-        # Users without history get the popular items: user vector (0, ..., 0, 1), item vector (v, popularity).
-        self.register_buffer("popularity", torch.log1p(catalogue.counts.float()), persistent=False)
 
     @abc.abstractmethod
     def encode_vectors(self, batch: SequenceBatch, vectors: Tensor) -> Tensor:
@@ -60,10 +52,6 @@ class SequenceNetwork(nn.Module, VectorRecommender):
     @abc.abstractmethod
     def match(self, vectors: Tensor) -> Tensor:
         """Item vectors as the output side compares them, `[n, width]` to `[n, d]`."""
-
-    def dense_part(self) -> nn.Module:
-        """The part that takes dense tensors alone, and so can be compiled; the whole network if none is named."""
-        return self
 
     def forward(self, batch: SequenceBatch, candidates: Tensor | None) -> tuple[Tensor, Tensor]:
         """Queries after each event, and the vectors of candidates, from one lookup of the distinct ids of both.
@@ -95,17 +83,7 @@ class SequenceNetwork(nn.Module, VectorRecommender):
 
     @torch.no_grad()
     def item_vectors(self, ids: Tensor | None = None) -> Tensor:
-        if ids is None:
-            ids = torch.arange(self.n_items + 1, device=self.popularity.device)
-        vectors = torch.cat([self.match(self.items(block)) for block in ids.split(ITEM_BLOCK)]).float()
-        return F.pad(vectors, (0, 1)).index_copy_(
-            1, torch.tensor([vectors.shape[1]], device=ids.device), self.popularity[ids].unsqueeze(-1)
-        )
-
-    @classmethod
-    @abc.abstractmethod
-    def build(cls, catalogue: Catalogue, hyperparameters: dict[str, Any]) -> SequenceNetwork:
-        """Makes a network with fresh weights from what `hyperparameters` held."""
+        return with_popularity(lambda block: self.match(self.items(block)), self.popularity, ids)
 
     @classmethod
     def example(cls, split: Split) -> Self:
@@ -126,18 +104,4 @@ class SequenceNetwork(nn.Module, VectorRecommender):
                         if weight.grad is not None and weight.grad.is_sparse:
                             weight.grad = weight.grad.to_dense()  # the log is small, and dense Adam is all it needs
                     optimizer.step()
-        return network.eval()
-
-    def config(self) -> dict[str, Any]:
-        return {"hyperparameters": self.hyperparameters, "catalogue": self.catalogue.config()}
-
-    def state(self) -> dict[str, Tensor]:
-        weights = {f"weights.{name}": value.detach() for name, value in self.state_dict().items()}
-        return weights | {f"catalogue.{name}": value for name, value in self.catalogue.tensors().items()}
-
-    @classmethod
-    def from_state(cls, config: dict[str, Any], state: dict[str, Tensor]) -> SequenceNetwork:
-        tensors = {name.removeprefix("catalogue."): v for name, v in state.items() if name.startswith("catalogue.")}
-        network = cls.build(Catalogue.from_parts(config["catalogue"], tensors), config["hyperparameters"])
-        network.load_state_dict({n.removeprefix("weights."): v for n, v in state.items() if n.startswith("weights.")})
         return network.eval()
