@@ -20,7 +20,7 @@ from recsys.evaluation.calibration import (
 )
 from recsys.evaluation.tasks import tasks_of
 from recsys.features.splits import Split
-from recsys.models.network import SequenceNetwork
+from recsys.models.trainable import TrainableNetwork
 
 REQUESTS = 2000
 """Users of validation and test whose candidates are looked at; more would say the same at greater cost."""
@@ -45,7 +45,7 @@ class Calibration:
         return {"platt": asdict(self.platt), "expected_calibration_error": self.error}
 
 
-def calibrate(network: SequenceNetwork, split: Split, max_length: int) -> Calibration | None:
+def calibrate(network: TrainableNetwork, split: Split, max_length: int) -> Calibration | None:
     """Fits probabilities to validation requests and judges them on test requests, all tasks together.
 
     A catalogue or split that is too small costs a trained model its probabilities alone, and a warning says so.
@@ -72,7 +72,7 @@ def calibrate(network: SequenceNetwork, split: Split, max_length: int) -> Calibr
     return Calibration(platt, error | {"base_rate": judged.base_rate}, tables)
 
 
-def _logits(network: SequenceNetwork, split: Split, which: Any, max_length: int) -> WeightedLogits:
+def _logits(network: TrainableNetwork, split: Split, which: Any, max_length: int) -> WeightedLogits:
     """Weighted candidates of every task."""
     parts = [
         sampled_logits(network, split, which=which, task=task, max_length=max_length) for task in tasks_of(split, which)

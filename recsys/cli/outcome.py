@@ -22,7 +22,7 @@ from recsys.evaluation.slices import recall_by_decile
 from recsys.evaluation.tasks import tasks_of
 from recsys.models.artefact import save_model
 from recsys.models.lexical import LexicalBM25
-from recsys.models.network import SequenceNetwork
+from recsys.models.trainable import TrainableNetwork
 from recsys.tracking.bundle import Bundle
 from recsys.tracking.run_folder import RunFolder
 from recsys.training.consolidation import load_weights, whole_network
@@ -34,7 +34,7 @@ LINES = 2
 """Baselines drawn in recall by popularity, beside popularity itself."""
 
 
-def best_network(module: RecommenderModule, data: EventLogData, folder: Path, sharded: bool = False) -> SequenceNetwork:
+def best_network(module: RecommenderModule, data: EventLogData, folder: Path, sharded: bool = False) -> TrainableNetwork:
     """The network with the weights that validated best; without validation, with the last ones.
 
     Args:
@@ -54,7 +54,7 @@ def best_network(module: RecommenderModule, data: EventLogData, folder: Path, sh
     return module.network.cpu().eval()
 
 
-def save_bundle(network: SequenceNetwork, data: EventLogData, folder: Path) -> Calibration | None:
+def save_bundle(network: TrainableNetwork, data: EventLogData, folder: Path) -> Calibration | None:
     """Writes a network with what serving needs; returns its calibration, which goes with it."""
     calibration = calibrate(network, data.split, data.max_length)
     platt = None if calibration is None else calibration.platt
@@ -88,7 +88,7 @@ class Outcome:
 
 
 def conclude(
-    network: SequenceNetwork,
+    network: TrainableNetwork,
     data: EventLogData,
     job: Job,
     folder: RunFolder,
@@ -125,7 +125,7 @@ def chosen_baselines(data: EventLogData, job: Job) -> dict[str, Choice]:
 
 
 def judge(
-    network: SequenceNetwork, chosen: Mapping[str, Choice], data: EventLogData, job: Job, name: str
+    network: TrainableNetwork, chosen: Mapping[str, Choice], data: EventLogData, job: Job, name: str
 ) -> list[Evaluation]:
     """The network, called `name`, and the baselines on the test users, task by task, the network first.
 

@@ -75,6 +75,10 @@ class TrainingPairs:
         place = np.searchsorted(self._keys, keys)
         return self._keys[np.minimum(place, len(self._keys) - 1)] == keys if len(self) else np.zeros(keys.shape, bool)
 
+    def find(self, users: Ids, items: Ids) -> Ids:
+        """`[m]` places of the positive pairs `users` and `items` `[m]` int64 among the P."""
+        return np.searchsorted(self._keys, users * (self.n_items + 1) + items)
+
     def draw_unlabeled(self, users: Ids, random: np.random.Generator) -> Ids:
         """An item for each of `users` (any shape), uniform over those that the user did not have; same shape.
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from recsys.features.catalogue import Catalogue
-from recsys.models.network import SequenceNetwork
 from recsys.models.tables import tables_on
+from recsys.models.trainable import TrainableNetwork
 from recsys.training.module import RecommenderModule
 from recsys.training.sharded_checkpoint import CheckpointError, consolidate, is_sharded, load_replicated, settle
 from recsys.training.table_optimizers import collections
@@ -49,13 +49,13 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
-def network_on_meta(module: RecommenderModule, catalogue: Catalogue) -> SequenceNetwork:
+def network_on_meta(module: RecommenderModule, catalogue: Catalogue) -> TrainableNetwork:
     """The network of a job, its tables shapes alone; the random numbers of the job are left where they are."""
     with tables_on("meta"), torch.random.fork_rng(devices=[]):
         return module.make_network(catalogue)
 
 
-def whole_network(module: RecommenderModule, catalogue: Catalogue, path: Path) -> SequenceNetwork:
+def whole_network(module: RecommenderModule, catalogue: Catalogue, path: Path) -> TrainableNetwork:
     """The network of a job with the weights of a checkpoint, tables whole, on the CPU; needs no process group.
 
     Tables are in memory once.

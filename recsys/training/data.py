@@ -1,4 +1,4 @@
-"""The one LightningDataModule: a prepared log, its split, and training batches."""
+"""The one LightningDataModule: a prepared log, its split, and training batches of sequences or of pairs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from recsys.features.batching import TrainingBatches
 from recsys.features.catalogue import Catalogue
 from recsys.features.datasets import Source, load_dataset
 from recsys.features.event_log import EventLog
+from recsys.features.pair_batches import PairBatches
 from recsys.features.prepare import DEFAULT_CACHE, prepare
 from recsys.features.schema import Schema
 from recsys.features.splits import GlobalTime, Split, SplitRule
@@ -22,7 +23,7 @@ class DataSourceError(ValueError):
 
 
 class EventLogData(L.LightningDataModule):
-    """Events of a log, split, in length-bucketed batches.
+    """Events of a log, split, in length-bucketed batches of histories, or in batches of user-item pairs.
 
     The log is a data set known by name, or a schema file with the files it describes.
 
@@ -38,9 +39,12 @@ class EventLogData(L.LightningDataModule):
         max_length: events of a history that a model reads, in training and later; the newest ones.
         stride: None takes one sequence a user, the newest; a number adds sequences that end that many events earlier.
         seed: of the shuffling and of the negatives.
+        batches: of user-item pairs, such as `recsys.features.pair_batches.AllPairs`, for a network that knows users by
+            id. None: histories.
 
     Raises:
-        DataSourceError: not exactly one of `dataset` and `schema` is given, or tables beside `dataset`.
+        DataSourceError: not exactly one of `dataset` and `schema` is given, or tables beside `dataset`, or a `stride`
+            between histories beside `batches` that have none.
     """
 
     def __init__(
@@ -56,6 +60,7 @@ class EventLogData(L.LightningDataModule):
         max_length: int = 50,
         stride: int | None = None,
         seed: int = 0,
+        batches: PairBatches | None = None,
     ):
         super().__init__()
         if (dataset is None) == (schema is None):
@@ -65,10 +70,13 @@ class EventLogData(L.LightningDataModule):
         tables = {"events": events, "items": items, "users": users}
         if dataset is not None and (given := [f"`data.{name}`" for name, table in tables.items() if table is not None]):
             raise DataSourceError(f"`data.dataset: {dataset}` brings its own tables; leave out {', '.join(given)}")
+        if batches is not None and stride is not None:
+            raise DataSourceError("`data.batches` gives pairs, which have no histories to cut; leave out `data.stride`")
         self.dataset, self.schema, self.events, self.items, self.users = dataset, schema, events, items, users
         self.cache = Path(cache)
         self.rule = split if split is not None else GlobalTime()
         self.batch_size, self.max_length, self.stride, self.seed = batch_size, max_length, stride, seed
+        self.pair_batches = batches
 
     @property
     def source(self) -> Source:
@@ -92,15 +100,26 @@ class EventLogData(L.LightningDataModule):
     @cached_property
     def catalogue(self) -> Catalogue:
         """What a model must know of the data."""
-        return Catalogue.from_split(self.split, self.max_length)
+        return Catalogue.from_split(self.split, self.max_length, interactions=self.pair_batches is not None)
 
     @cached_property
-    def batches(self) -> TrainingBatches:
-        """The training batches, of this process's share."""
+    def batches(self) -> TrainingBatches | PairBatches:
+        """The training batches, of this process's share.
+
+        Raises:
+            DataSourceError: several processes are to share batches of pairs.
+        """
         rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        if self.pair_batches is not None:
+            if ranks > 1:
+                raise DataSourceError(
+                    f"`data.batches`: pairs are drawn by one process, and the job has {ranks}; set `trainer.devices: 1`"
+                )
+            self.pair_batches.setup(self.split, self.batch_size, self.seed)
+            return self.pair_batches
         return TrainingBatches(self.split, self.batch_size, self.max_length, self.stride, self.seed, rank, ranks)
 
-    def train_dataloader(self) -> TrainingBatches:
+    def train_dataloader(self) -> TrainingBatches | PairBatches:
         """The training batches."""
         return self.batches
 

@@ -13,9 +13,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
+from recsys.features.pair_batch import InteractionBatch
 from recsys.losses.ranks import across_ranks, ranks, total
-from recsys.models.network import SequenceNetwork
 from recsys.models.tables import table_device
+from recsys.models.trainable import TrainableNetwork
 from recsys.training.objective import Objective
 from recsys.training.optimizers import CombinedOptimizer, table_parameters
 from recsys.training.sparse_adam import SparseAdam
@@ -42,7 +43,8 @@ class RecommenderModule(L.LightningModule):
     `table_optimizer`, which touches the rows of a step only; all others go to `optimizer`.
 
     Args:
-        network: makes the network from a catalogue; in YAML the `class_path` of a `SequenceNetwork`.
+        network: makes the network from a catalogue; in YAML the `class_path` of a `SequenceNetwork` or of an
+            `InteractionNetwork`.
         objective: what a step minimises.
         optimizer: makes the optimizer of the dense weights.
         table_optimizer: makes the optimizer of the tables.
@@ -53,7 +55,7 @@ class RecommenderModule(L.LightningModule):
 
     def __init__(
         self,
-        network: Callable[[Catalogue], SequenceNetwork],
+        network: Callable[[Catalogue], TrainableNetwork],
         objective: Objective,
         optimizer: OptimizerFactory = adam,
         table_optimizer: OptimizerFactory = SparseAdam,
@@ -67,7 +69,7 @@ class RecommenderModule(L.LightningModule):
         self.make_table_optimizer = table_optimizer
         self.make_scheduler = scheduler
         self.compiled = compile
-        self.network: SequenceNetwork | None = None
+        self.network: TrainableNetwork | None = None
         self._generators: dict[str, Any] = {}
 
     @property
@@ -95,7 +97,7 @@ class RecommenderModule(L.LightningModule):
         if self.global_rank:
             torch.manual_seed(torch.initial_seed() + self.global_rank)
 
-    def training_step(self, batch: SequenceBatch, batch_idx: int) -> torch.Tensor:
+    def training_step(self, batch: SequenceBatch | InteractionBatch, batch_idx: int) -> torch.Tensor:
         """One loss value; its parts are logged."""
         with across_ranks(self.trainer.world_size > 1):
             loss, parts = self.objective(self.network, batch)
@@ -117,7 +119,7 @@ class RecommenderModule(L.LightningModule):
         tables = table_parameters(self.network)
         of_tables = {id(weight) for weight in tables}
         dense = [w for w in dense_parameters(self) if id(w) not in of_tables and w.requires_grad]
-        parts: dict[str, Optimizer] = {"dense": self.make_optimizer(dense)}
+        parts: dict[str, Optimizer] = {"dense": self.make_optimizer(dense)} if dense else {}
         if tables:
             parts["tables"] = self.make_table_optimizer(tables)
         if (fused := fused_optimizer(self)) is not None:
@@ -167,12 +169,12 @@ class RecommenderModule(L.LightningModule):
             self._generators = {}
 
 
-def _windows(batch: SequenceBatch) -> int:
-    """Training sequences of a step, of all ranks; the copy that an idle one has does not count.
+def _windows(batch: SequenceBatch | InteractionBatch) -> int:
+    """Training sequences, or pairs, of a step, of all ranks; the copy that an idle one has does not count.
 
     Logged values are weighted by it, so that the mean of an epoch is the same over any number of ranks.
     """
-    if ranks() == 1:
+    if ranks() == 1 or isinstance(batch, InteractionBatch):
         return len(batch)
     assert batch.target is not None
     return int(total(len(batch) * batch.target.any().long()))

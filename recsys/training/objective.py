@@ -34,8 +34,13 @@ class Objective(nn.Module, abc.ABC):
         """
 
     @abc.abstractmethod
-    def forward(self, network: SequenceNetwork, batch: SequenceBatch) -> LossOutput:
-        """The loss of one batch."""
+    def forward(self, network: Any, batch: Any) -> LossOutput:
+        """The loss of one batch.
+
+        Args:
+            network: of the kind that the objective trains: a `SequenceNetwork`, or an `InteractionNetwork`.
+            batch: of the kind that this network reads.
+        """
 
     @abc.abstractmethod
     def random_state(self) -> dict[str, Any]:

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from recsys.features.pair_batches import AllPairs
 from recsys.features.splits import GlobalTime, UserHoldout
 from recsys.training.data import DataSourceError, EventLogData
 
@@ -85,3 +86,18 @@ def test_a_position_in_other_data_is_refused(tmp_path: Path) -> None:
             stranger.load_state_dict(state)
         assert stranger.batches.epoch == 0
     EventLogData(**ours, split=GlobalTime()).load_state_dict(state)  # the same split, made anew
+
+
+def test_pairs_are_chosen_by_their_batches(tmp_path: Path) -> None:
+    arguments = write(tmp_path)
+    data = EventLogData(**arguments, batches=AllPairs())
+    assert data.train_dataloader() is data.pair_batches and data.batches.state_dict()["seed"] == data.seed
+    assert data.catalogue.interactions is not None and EventLogData(**arguments).catalogue.interactions is None
+    iterator = iter(data.train_dataloader())
+    next(iterator)
+    state = data.state_dict()
+    other = EventLogData(**arguments, batches=AllPairs(), seed=7)
+    other.load_state_dict(state)
+    assert [b.users.tolist() for b in other.train_dataloader()] == [b.users.tolist() for b in iterator]
+    with pytest.raises(DataSourceError, match=r"leave out `data\.stride`"):
+        EventLogData(**arguments, batches=AllPairs(), stride=2)
