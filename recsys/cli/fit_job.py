@@ -17,6 +17,7 @@ from rich.console import Console
 from recsys.cli import fit
 from recsys.cli.outcome import best_network, conclude
 from recsys.cli.ranks import check_launch, devices, disband, hush, together
+from recsys.evaluation.diagnostics import RepresentationDiagnostics
 from recsys.evaluation.validation import RankingValidation
 from recsys.tracking.record import RUN, RunRecord
 from recsys.tracking.run_folder import RunFolder
@@ -24,6 +25,7 @@ from recsys.tracking.tracked import tracked
 from recsys.training.callbacks import interruptible
 from recsys.training.consolidation import free_gib, network_on_meta, table_gib
 from recsys.training.data import EventLogData
+from recsys.training.feature_masking import correlation_of
 from recsys.training.job import Job, JobError
 from recsys.training.module import RecommenderModule
 from recsys.training.progress import EpochLines
@@ -66,7 +68,7 @@ def with_class_path(argv: list[str]) -> list[str]:
 
 
 class FitCLI(LightningCLI):
-    """Typed arguments of a job: `model`, `data`, `trainer`, `job` and `validation`."""
+    """Typed arguments of a job: `model`, `data`, `trainer`, `job`, `validation` and `diagnostics`."""
 
     def __init__(self, args: list[str]):
         with warnings.catch_warnings():
@@ -92,11 +94,17 @@ class FitCLI(LightningCLI):
         """Adds what LightningCLI does not know."""
         parser.add_class_arguments(Job, "job")
         parser.add_class_arguments(RankingValidation, "validation")
+        parser.add_class_arguments(RepresentationDiagnostics, "diagnostics")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=int)
-        parser.link_arguments("job.monitor", "validation.k", compute_fn=_list_length)
+        for group in ("validation", "diagnostics"):
+            parser.link_arguments("job.monitor", f"{group}.k", compute_fn=_list_length)
 
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
-        """The trainer with the job's callbacks; validation comes first, because the others monitor what it logs."""
+        """The trainer with the job's callbacks.
+
+        Validation comes first, because the others monitor what it logs; diagnostics come before it, because it ends a
+        job whose vectors are not finite, and they say what to do.
+        """
         init: Any = self.config_init
         job: Job = init.job
         self.folder = job.run_folder()
@@ -106,7 +114,7 @@ class FitCLI(LightningCLI):
         drawn = sys.stderr.isatty()
         progress = RichProgressBar() if drawn else EpochLines(job.monitor)
         config |= {
-            "callbacks": [init.validation, *given, *own, progress],
+            "callbacks": [init.diagnostics, init.validation, *given, *own, progress],
             "default_root_dir": str(self.folder),
             "enable_progress_bar": drawn,
         }
@@ -148,7 +156,9 @@ def run(cli: FitCLI) -> None:
             if strategy is not None:
                 strategy.release()
             network = best_network(cli.model, data, folder.path, sharded=strategy is not None)
-            outcome = conclude(network, data, job, folder, record.model, cli.config_init.validation.history)
+            history, correlation = cli.config_init.validation.history, correlation_of(cli.model.objective)
+            diagnostics = cli.config_init.diagnostics.history
+            outcome = conclude(network, data, job, folder, record.model, history, correlation, diagnostics)
             if mlflow is not None:
                 mlflow.log_evaluations(outcome.evaluations)
                 if outcome.calibration is not None:

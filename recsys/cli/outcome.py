@@ -15,11 +15,13 @@ from rich.console import Console
 from recsys.cli.calibration import Calibration, calibrate
 from recsys.evaluation import plots
 from recsys.evaluation.baselines import Choice, baselines, select
+from recsys.evaluation.diagnostics import rank_curves
 from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.report import by_rules, results_table
 from recsys.evaluation.result import Evaluation
 from recsys.evaluation.slices import recall_by_decile
 from recsys.evaluation.tasks import tasks_of
+from recsys.features.feature_correlation import FeatureCorrelation
 from recsys.models.artefact import save_model
 from recsys.models.lexical import LexicalBM25
 from recsys.models.trainable import TrainableNetwork
@@ -34,7 +36,9 @@ LINES = 2
 """Baselines drawn in recall by popularity, beside popularity itself."""
 
 
-def best_network(module: RecommenderModule, data: EventLogData, folder: Path, sharded: bool = False) -> TrainableNetwork:
+def best_network(
+    module: RecommenderModule, data: EventLogData, folder: Path, sharded: bool = False
+) -> TrainableNetwork:
     """The network with the weights that validated best; without validation, with the last ones.
 
     Args:
@@ -94,6 +98,8 @@ def conclude(
     folder: RunFolder,
     name: str,
     history: Sequence[Mapping[str, float]],
+    correlation: FeatureCorrelation | None = None,
+    diagnostics: Sequence[Mapping[str, float]] = (),
 ) -> Outcome:
     """Saves the network, called `name`, judges it beside the job's baselines, and leaves all of it in the run folder.
 
@@ -104,6 +110,8 @@ def conclude(
         folder: of the run.
         name: of the model.
         history: validation metrics by epoch.
+        correlation: of the item features, where training went by it.
+        diagnostics: of the vectors by epoch.
     """
     calibration = save_bundle(network, data, folder.model)
     chosen = chosen_baselines(data, job)
@@ -115,7 +123,11 @@ def conclude(
         folder.save_evaluation(evaluation)
     if calibration is not None:
         folder.save_calibration(calibration.as_json())
-    draw(pictures(evaluations, pd.DataFrame(history), job.metric, job.k, calibration), folder.path / "plots")
+    folder.save_history(validation=history, diagnostics=diagnostics)
+    drawn = pictures(evaluations, pd.DataFrame(history), job.metric, job.k, calibration, correlation)
+    if diagnostics:
+        drawn["effective_rank.png"] = plots.effective_ranks(rank_curves(diagnostics))
+    draw(drawn, folder.path / "plots")
     return Outcome(evaluations, calibration)
 
 
@@ -149,6 +161,7 @@ def pictures(
     metric: str,
     k: int,
     calibration: Calibration | None = None,
+    correlation: FeatureCorrelation | None = None,
 ) -> dict[str, Figure]:
     """The figures of a run by file name.
 
@@ -158,6 +171,7 @@ def pictures(
         metric: the metric by which the run was chosen.
         k: length of the list that recall by popularity looks at.
         calibration: of a network that ranks.
+        correlation: of the item features.
     """
     made: dict[str, Figure] = {}
     for comparable in by_rules(evaluations):
@@ -171,6 +185,8 @@ def pictures(
         made["learning_curves.png"] = plots.learning_curves(lines, f"{metric} on validation users")
     if calibration is not None:
         made["calibration.png"] = plots.reliability(calibration.tables)
+    if correlation is not None:
+        made["feature_information.png"] = plots.feature_information(correlation)
     return made
 
 

@@ -12,11 +12,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from recsys.evaluation.intervals import Interval
 from recsys.evaluation.slices import DECILES
+from recsys.features.feature_correlation import FeatureCorrelation
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#555555")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
@@ -24,6 +26,8 @@ _INK, _FAINT, _GROUND, _GREY = "#1F2933", "#D9DEE4", "#FFFFFF", "#9AA5B1"
 
 FEW = 20
 """Targets below which the recall of a slice is not drawn."""
+MANY = 12
+"""Features above which a heat map has colours alone, and no numbers."""
 
 
 def scores(
@@ -166,6 +170,60 @@ def learning_curves(
     axes.set_title(title or metric, loc="left", fontweight="bold")
     # Below the axes: lines of tasks end at any height, and one of them would always lie under it.
     axes.legend(frameon=False, labelcolor=_INK, loc="upper left", bbox_to_anchor=(0, -0.14))
+    return figure
+
+
+def effective_ranks(curves: Mapping[str, pd.Series], *, x_label: str = "epoch", title: str | None = None) -> Figure:
+    """The effective rank of vectors along training, from 0 up: a line that falls to the ground is a collapse.
+
+    Args:
+        curves: name -> values by epoch (or whatever `x_label` names); NaN where vectors were not finite.
+        x_label: what the index counts.
+        title: above the picture.
+    """
+    _some(curves)
+    figure, axes = _figure(7.2, 4.0)
+    for index, (name, curve) in enumerate(curves.items()):
+        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        axes.plot(curve.index, curve, color=colour, marker=marker, markersize=4, linewidth=1.8, label=name)
+    axes.set_ylim(bottom=0)
+    axes.set_xlabel(x_label)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_title(title or "Effective rank of vectors", loc="left", fontweight="bold")
+    axes.legend(frameon=False, labelcolor=_INK, loc="upper left", bbox_to_anchor=(0, -0.14), ncols=2)
+    return figure
+
+
+def feature_information(correlation: FeatureCorrelation, *, title: str | None = None) -> Figure:
+    """A heat map of what item features tell of each other; beside each name its entropy.
+
+    A cell is the mutual information of two features over the root of the product of their entropies: 0 where they are
+    independent, 1 where each says all of the other.
+
+    Args:
+        correlation: of the features.
+        title: above the picture.
+    """
+    _some(dict.fromkeys(correlation.names))
+    k, shown = len(correlation.names), np.ma.masked_array(correlation.nmi, np.eye(len(correlation.names), dtype=bool))
+    side = 1.6 + 0.52 * min(k, 2 * MANY)
+    figure, axes = _figure(max(6.0, side + 2.0), max(3.4, side))
+    colours = LinearSegmentedColormap.from_list("information", [_GROUND, _COLOURS[0]])
+    # Grey where a feature meets itself.
+    image = axes.imshow(shown, cmap=colours.with_extremes(bad=_FAINT), vmin=0, vmax=1)
+    for row, column in np.ndindex(k, k) if k <= MANY else ():
+        if row != column:
+            value = shown[row, column]
+            ink = _INK if value < 0.6 else _GROUND
+            axes.text(column, row, f"{value:.2f}", ha="center", va="center", color=ink, fontsize=9)
+    entropies = zip(correlation.names, correlation.mi.diagonal(), strict=True)
+    axes.set_yticks(range(k), [f"{name}, {entropy:.1f} nats" for name, entropy in entropies])
+    axes.set_xticks(range(k), correlation.names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.grid(visible=False)
+    bar = figure.colorbar(image, ax=axes, shrink=0.8)
+    bar.outline.set_visible(False)
+    bar.set_label("mutual information, normalised", color=_INK)
+    axes.set_title(title or "What item features tell of each other", loc="left", fontweight="bold")
     return figure
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
+from torch import nn
 
 from recsys.features.catalogue import Catalogue
 from recsys.features.catalogue_sampler import CatalogueSampler
+from recsys.features.feature_correlation import FeatureCorrelation
 from recsys.features.feature_overlap import FeatureOverlap
 from recsys.features.masking import CorrelatedMasking, FeatureMasking
 from recsys.losses.base import LossOutput
@@ -80,3 +82,9 @@ class FeatureMaskingSSL(Auxiliary):
     def load_random_state(self, state: dict[str, Any]) -> None:
         self.items.load_state_dict(state["items"])
         self.masking.load_state_dict(state["masking"])
+
+
+def correlation_of(objective: nn.Module) -> FeatureCorrelation | None:
+    """The correlation of item features that an objective masks by, once it was set up; None: it does not."""
+    terms = (term for term in objective.modules() if isinstance(term, FeatureMaskingSSL))
+    return next((term.masking.correlation for term in terms if term.masking.correlation is not None), None)

@@ -16,6 +16,7 @@ from recsys.evaluation.report import comparison_table, protocol, results_table, 
 from recsys.evaluation.result import Evaluation, EvaluationError, compare_evaluations
 from recsys.evaluation.slices import by_history_length, recall_by_decile
 from recsys.features.event_log import EventLog
+from recsys.features.feature_correlation import FeatureCorrelation
 from recsys.features.splits import GlobalTime
 from recsys.models.popularity import Popularity, RecentPopularity
 
@@ -121,6 +122,31 @@ def test_learning_curves_mark_the_best_point() -> None:
     assert isinstance(figure, matplotlib.figure.Figure)
     legend = figure.axes[0].get_legend()
     assert legend is not None and legend.get_texts()[0].get_text() == "run (best 0.3000 at 2)"
+
+
+@pytest.mark.parametrize("k", [4, plots.MANY + 1])
+def test_a_heat_map_has_a_cell_for_each_pair_of_features(k: int) -> None:
+    names = tuple(f"f{at}" for at in range(k))
+    mi = np.diag(np.arange(1.0, k + 1))
+    mi[0, 1] = mi[1, 0] = 0.5
+    axes, _ = plots.feature_information(FeatureCorrelation(names, mi)).axes
+    (image,) = axes.images
+    drawn = image.get_array()
+    assert drawn.mask.tolist() == np.eye(k, dtype=bool).tolist() and image.get_clim() == (0, 1)
+    assert drawn[0, 1] == drawn[1, 0] == pytest.approx(0.5 / 2**0.5) and drawn.sum() == pytest.approx(2**0.5 / 2)
+    assert [label.get_text() for label in axes.get_xticklabels()] == list(names)
+    assert axes.get_yticklabels()[1].get_text() == "f1, 2.0 nats"
+    numbers = [text.get_text() for text in axes.texts]
+    assert numbers == ([] if k > plots.MANY else ["0.35", "0.00", "0.00"] + ["0.35"] + ["0.00"] * 8)
+
+
+def test_effective_ranks_are_drawn_from_zero_up() -> None:
+    curves = {"items": pd.Series([9.0, 4.0, np.nan], index=[1, 2, 3]), "users": pd.Series([5.0, 3.0, 2.0], [1, 2, 3])}
+    (axes,) = plots.effective_ranks(curves).axes
+    assert axes.get_ylim()[0] == 0
+    for line, (name, curve) in zip(axes.lines, curves.items(), strict=True):
+        assert line.get_label() == name
+        np.testing.assert_array_equal(line.get_ydata(), curve)
 
 
 def test_nothing_to_draw_is_refused() -> None:
