@@ -35,6 +35,7 @@ from recsys.features.splits import LeaveLastOut
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.network import SequenceNetwork
 from recsys.models.synergen import SynerGen
+from recsys.models.two_tower import TwoTower
 from recsys.training.auxiliary import Auxiliary, WithAuxiliary
 from recsys.training.data import EventLogData
 from recsys.training.feature_masking import FeatureMaskingSSL
@@ -50,6 +51,7 @@ TERMS: dict[str, Callable[[int], Auxiliary]] = {
 }
 NETWORKS: dict[str, Callable[[Catalogue], SequenceNetwork]] = {
     "synergen": partial(SynerGen, width=128, dropout=0.5, maskable=True),
+    "two_tower": partial(TwoTower, maskable=True),
 }
 
 

@@ -67,7 +67,8 @@ class Auxiliary(nn.Module, abc.ABC):
 class WithAuxiliary(Objective):
     """The loss of a task plus the weighted losses of auxiliaries, in one backward pass.
 
-    Auxiliaries draw from generators of their own: with all weights 0 a run is that of `main` alone, bit for bit.
+    Auxiliaries draw from generators of their own: with all weights 0 a run is that of `main` alone, bit for bit. Only
+    what the network drops out of items is drawn by torch's generator, for auxiliaries as for the task.
 
     Args:
         main: of the task.

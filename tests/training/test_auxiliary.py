@@ -19,6 +19,7 @@ from recsys.features.negatives import Uniform
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.network import SequenceNetwork
 from recsys.models.synergen import SynerGen
+from recsys.models.two_tower import TwoTower
 from recsys.training.auxiliary import Auxiliary, WithAuxiliary
 from recsys.training.data import EventLogData
 from recsys.training.feature_masking import FeatureMaskingSSL
@@ -32,12 +33,14 @@ CPU = torch.device("cpu")
 pytestmark = pytest.mark.filterwarnings("ignore")
 NETWORKS: dict[str, Callable[..., SequenceNetwork]] = {
     "SynerGen": partial(SynerGen, width=16, layers=1, dropout=0.2),
+    "TwoTower": partial(TwoTower, width=16, hidden=(16,), dim=16, dropout=0.2),
 }
+DEFAULTS = {"SynerGen": "network.items.defaults", "TwoTower": "network.items.encoder.defaults"}
 MAINS: dict[str, Callable[[], Objective]] = {
     "retrieval": lambda: RetrievalObjective(InfoNCE(0.1), Uniform(20)),
     "joint": lambda: JointObjective(InfoNCE(0.1), Uniform(20)),
 }
-TRAINED_BY = [("SynerGen", "retrieval"), ("SynerGen", "joint")]
+TRAINED_BY = [("SynerGen", "retrieval"), ("SynerGen", "joint"), ("TwoTower", "retrieval")]
 
 
 class Run(NamedTuple):
@@ -98,13 +101,25 @@ def test_with_weight_0_a_run_is_the_plain_one_bit_for_bit(
     plain = fit(folder, MAINS[main](), network)
     assert plain.losses[0] != plain.losses[1]
     found = fit(folder, WithAuxiliary(MAINS[main](), auxiliaries(0.0)), network, maskable=maskable)
-    assert_same(plain, found, frozenset({"network.items.defaults"} if maskable else ()))
+    assert_same(plain, found, frozenset({DEFAULTS[network]} if maskable else ()))
     assert found.logged == plain.logged
     if maskable:  # nor do default vectors that nothing shows change anything
         assert_same(found, fit(folder, MAINS[main](), network, maskable=True))
         weighted = fit(folder, WithAuxiliary(MAINS[main](), auxiliaries(0.5)), network, maskable=True)
         assert weighted.losses != plain.losses
-        assert torch.equal(weighted.random, plain.random)  # it draws from its own generators alone
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_auxiliaries_leave_the_generator_of_torch_alone(folder: Path, network: str) -> None:
+    """It is that of the network's dropout, of which there is none here."""
+    data = log_data(folder)
+    data.setup("fit")
+    made = NETWORKS[network](data.catalogue, dropout=0.0, maskable=True).train()
+    objective = WithAuxiliary(MAINS["retrieval"](), auxiliaries(0.5))
+    objective.setup(data.catalogue, 3, CPU)
+    before = torch.get_rng_state()
+    assert all(float(term(made).loss) > 0 for term in objective.active)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("main", MAINS)
