@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import lightning as L
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 
@@ -169,6 +170,19 @@ class RepresentationDiagnostics(L.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues the list."""
         self.history = state_dict["history"]
+
+
+def rank_curves(history: Sequence[Mapping[str, float]]) -> dict[str, pd.Series]:
+    """The effective rank of item and user vectors by epoch, from 1, of at least one entry of a history.
+
+    Example:
+        >>> entries = [{"epoch": 0, "item_effective_rank": 7.0, "user_effective_rank": 3.0}]
+        >>> {name: curve.to_dict() for name, curve in rank_curves(entries).items()}
+        {'items': {1: 7.0}, 'users': {1: 3.0}}
+    """
+    frame = pd.DataFrame(list(history)).set_index("epoch")
+    frame.index += 1
+    return {f"{side}s": frame[f"{side}_{RANK}"] for side in SIDES}
 
 
 @dataclass(frozen=True)

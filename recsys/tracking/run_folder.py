@@ -6,6 +6,7 @@
 - `lexical/`: for a log with queries, the baseline that compares words
 - `evaluation/<model>/`: evaluations of the model and of its baselines; `<model>.<task>` where there are several tasks
 - `calibration.json`: of a model that ranks, how far its probabilities are off and what mends them
+- `history.json`: what was measured after each epoch, `validation` and `diagnostics`
 - `plots/*.png`: pictures
 - `checkpoints/`: of the training
 """
@@ -14,8 +15,10 @@ from __future__ import annotations
 
 import importlib
 import json
+import math
 import os
 import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -91,11 +94,34 @@ class RunFolder:
             )
         return sorted(found, key=lambda evaluation: evaluation.model != name)
 
+    def save_history(self, **measured: Sequence[Mapping[str, float]]) -> None:
+        """Writes `history.json`: a list of epochs for each kind of measurement; null where a value is not finite."""
+        content = {
+            kind: [{name: value if math.isfinite(value) else None for name, value in epoch.items()} for epoch in epochs]
+            for kind, epochs in measured.items()
+        }
+        self._save("history.json", content)
+
+    def history(self, kind: str) -> list[dict[str, float]]:
+        """The epochs of a kind of measurement, `validation` or `diagnostics`; NaN where a value was not finite.
+
+        Raises:
+            RunError: the run left none, as those of older versions.
+        """
+        place = self.path / "history.json"
+        if not place.exists():
+            raise RunError(f"{place}: not there; a run leaves it when its model is judged")
+        epochs = json.loads(place.read_text(encoding="utf-8"))[kind]
+        return [{name: math.nan if value is None else value for name, value in epoch.items()} for epoch in epochs]
+
     def save_calibration(self, content: dict[str, Any]) -> None:
         """Writes `calibration.json`."""
-        unfinished = self.path / f".calibration.json.{os.getpid()}"
+        self._save("calibration.json", content)
+
+    def _save(self, name: str, content: dict[str, Any]) -> None:
+        unfinished = self.path / f".{name}.{os.getpid()}"
         unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(self.path / "calibration.json")
+        unfinished.replace(self.path / name)
 
     def save_config(self, text: str) -> None:
         """Writes `config.yaml`, readable by its owner alone: it may hold what the record hides."""

@@ -22,6 +22,7 @@ from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.distributed._shard.sharded_tensor import ShardedTensor
 
+from recsys.evaluation.diagnostics import RepresentationDiagnostics
 from recsys.evaluation.evaluate import evaluate
 from recsys.evaluation.result import Evaluation
 from recsys.evaluation.validation import RankingValidation
@@ -151,7 +152,7 @@ def whole(weights: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def trained(data: EventLogData) -> tuple[RecommenderModule, dict[str, Any]]:
     """A module after a fit that early stopping ended, and what this rank knows of it."""
-    validation = RankingValidation(k=10)
+    validation, diagnostics = RankingValidation(k=10), RepresentationDiagnostics()
     stopping = EarlyStopping("val/NDCG@10", mode="max", patience=0, min_delta=0.0)
     rules = {name: TableRule(sharding=[kind]) for name, kind in {"item_id": "row_wise", "tags": "table_wise"}.items()}
     trainer = L.Trainer(
@@ -159,7 +160,7 @@ def trained(data: EventLogData) -> tuple[RecommenderModule, dict[str, Any]]:
         accelerator="cpu",
         devices=dist.get_world_size(),
         strategy=TorchRecStrategy(rules=rules),
-        callbacks=[validation, stopping],
+        callbacks=[diagnostics, validation, stopping],
         logger=False,
         enable_progress_bar=False,
         enable_checkpointing=False,
@@ -176,6 +177,7 @@ def trained(data: EventLogData) -> tuple[RecommenderModule, dict[str, Any]]:
     trainer.fit(module, datamodule=data)
     facts = {
         "history": validation.history,
+        "diagnostics": diagnostics.history,
         "logged": {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")},
         "epochs": trainer.current_epoch,
     }

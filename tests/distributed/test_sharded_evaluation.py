@@ -76,9 +76,11 @@ def test_the_ranker_gives_each_rank_the_lists_of_its_own_users(job: Job) -> None
 
 def test_validation_logs_the_same_on_every_rank_and_stops_all_of_them(job: Job) -> None:
     first = job.facts[0]
-    assert all(facts[name] == first[name] for facts in job.facts for name in ("history", "logged", "epochs"))
+    names = ("history", "diagnostics", "logged", "epochs")
+    assert all(facts[name] == first[name] for facts in job.facts for name in names)
     assert 1 < first["epochs"] == len(first["history"]) < 30, "early stopping ended the training"
-    last = {f"val/{name}": value for name, value in first["history"][-1].items() if name != "epoch"}
+    measured = first["history"][-1] | first["diagnostics"][-1]
+    last = {f"val/{name}": value for name, value in measured.items() if name != "epoch"}
     assert first["logged"] == pytest.approx(last, rel=1e-6)
     assert any(last.values())
 

@@ -114,6 +114,7 @@ def test_each_task_and_stage_is_judged(shop: Path, printed: str) -> None:
     assert found == {f"{model}.{task}" for model in models for task in ("search", "recommendation")}
     assert {picture.name for picture in (shop / "run" / "plots").iterdir()} == {
         "calibration.png",
+        "effective_rank.png",
         "learning_curves.png",
         *(f"{kind}_{task}.png" for kind in ("scores", "recall_by_popularity") for task in ("search", "recommendation")),
     }
@@ -133,6 +134,8 @@ def test_mlflow_knows_all_of_it(shop: Path) -> None:
         "val/search_ndcg_at_10",
         "val/recommendation_ndcg_at_10",
         "val/ndcg_at_10",
+        "val/item_effective_rank",
+        "val/tail_share_at_10",
         "test/search/ndcg_at_10",
         "test/search/ranked/ndcg_at_10",
         "test/recommendation/ranked/ndcg_at_10",
