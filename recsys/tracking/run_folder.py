@@ -167,7 +167,7 @@ class RunFolder:
         facts = self.record.split
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # what a rule warns of was said when the run was made
-            split: Split = _class(facts["class_path"], self.path)(**facts["init_args"])(log)
+            split: Split = _made(facts, self.path)(log)
         if split.hash != facts["hash"]:
             raise RunError(
                 f"{self.path}: {facts['class_path']} splits in another way than when the run was made "
@@ -175,6 +175,15 @@ class RunFolder:
                 f"{self.record.versions['recsys']}"
             )
         return split
+
+
+def _made(facts: Mapping[str, Any], origin: Path) -> Any:
+    """What `class_path` and `init_args` make, and what such arguments make among these."""
+    arguments = {
+        name: _made(value, origin) if isinstance(value, dict) and "class_path" in value else value
+        for name, value in facts["init_args"].items()
+    }
+    return _class(facts["class_path"], origin)(**arguments)
 
 
 def _class(class_path: str, origin: Path) -> Any:
