@@ -9,7 +9,7 @@ import os
 import urllib.request
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -204,11 +204,57 @@ def _downloaded() -> tuple[pd.DataFrame, pd.DataFrame]:
         return _grouplens_tables(folder.read("ml-100k/u.data"), folder.read("ml-100k/u.item"))
 
 
+def _movielens_features(name: str, root: Path | None) -> Source:
+    """MovieLens-100K with the words of titles, which do not tell the year, and with what users say of themselves."""
+    source, users = _movielens_100k(name.removesuffix("_features"), root), _movielens_users(root)
+    assert isinstance(source.items, pd.DataFrame)
+    words = source.items["title"].str.replace(r"\s*\(\d{4}\)$", "", regex=True)
+    return replace(
+        source,
+        schema=recipe(name),
+        items=source.items.assign(words=words, year=source.items["year"].astype("Int64")),
+        users=users.assign(age_decade=users["age"] // 10 * 10).drop(columns="age"),
+    )
+
+
+def _movielens_users(root: Path | None) -> pd.DataFrame:
+    """`user_id, age, gender, occupation`, from where the events were found."""
+    columns = ["user_id", "age", "gender", "occupation"]
+    for folder in [*([] if root is None else [root / "movielens_100k", root / "ml-100k"]), _recbole_folder()]:
+        if folder is not None and (folder / "u.user").exists():
+            return pd.read_csv(folder / "u.user", sep="|", names=[*columns, "zip"])[columns]
+        if folder is not None and (folder / "ml-100k.user").exists():
+            return pd.read_csv(folder / "ml-100k.user", sep="\t").rename(columns=_plain)[columns]
+    raise DatasetError(
+        "movielens_100k_features: no u.user beside u.data; unpack all of ml-100k.zip, or `pip install --no-deps "
+        "recbole==1.2.1`"
+    )
+
+
+def _amazon_features(name: str, root: Path | None) -> Source:
+    """An Amazon 5-core set whose attributes are a feature for each place in the list, as far as the third.
+
+    The source lists attributes without names in an order of its own. The vocabularies of the places hardly overlap: the
+    first has many values, as makers have, the next few broad ones and then more and narrower ones, as categories have.
+    Where an item lacks one the others move up.
+    """
+    source = _amazon(name.removesuffix("_features"), root)
+    assert isinstance(source.items, Path)
+    items = pd.read_parquet(source.items)
+    lists = items["attributes"]
+    places = {f"attribute_{at + 1}": lists.str.get(at).astype("Int64") for at in range(3)}
+    further = lists.map(lambda values: values[3:])
+    return replace(source, schema=recipe(name), items=items.assign(**places, further_attributes=further))
+
+
 _SEARCH_LOGS = ("search_beauty", "search_cellphones", "search_movielens", "search_sports")
 _LOADERS: dict[str, Callable[[str, Path | None], Source]] = {
     "amazon_beauty": _amazon,
+    "amazon_beauty_features": _amazon_features,
     "amazon_sports": _amazon,
+    "amazon_sports_features": _amazon_features,
     "large_synthetic": partial(_made_log, "experiments/large_log.py"),
     "movielens_100k": _movielens_100k,
+    "movielens_100k_features": _movielens_features,
     **{name: partial(_made_log, f"experiments/search_logs.py {name}") for name in _SEARCH_LOGS},
 }

@@ -4,7 +4,9 @@ import io
 import os
 import urllib.error
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -156,9 +158,46 @@ def test_the_large_log_is_found_where_it_was_made(tmp_path: Path, monkeypatch: p
     assert log.vocabularies["category"].decode(codes).tolist() == [[0], [3]]
 
 
+def test_movielens_with_more_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    nowhere(monkeypatch)
+    folder = tmp_path / "movielens_100k"
+    folder.mkdir()
+    (folder / "u.data").write_text(U_DATA)
+    (folder / "u.item").write_text(U_ITEM.replace("Misérables, Les", "King Lion 1994, The"), encoding="latin-1")
+    with pytest.raises(DatasetError, match=r"no u.user beside u.data"):
+        load_dataset("movielens_100k_features", tmp_path)
+    (folder / "u.user").write_text("1|24|M|technician|85711\n7|57|F|other|94043\n")
+    source = load_dataset("movielens_100k_features", tmp_path)
+    log = EventLog.from_frame(source.events, source.schema, source.items, source.users)  # type: ignore[arg-type]
+
+    def of(features: Mapping[str, Any], name: str, row: int) -> list[Any]:
+        found: list[Any] = log.vocabularies[name].decode(features[name].row(row)).tolist()
+        return found
+
+    assert of(log.item_features, "words", 1) == ["the", "lion", "king"], "the year is no word of the title"
+    assert of(log.item_features, "year", 1) == [1994] and of(log.item_features, "decade", 1) == [1990]
+    users = [[of(log.user_features, name, row) for name in ("gender", "occupation", "age_decade")] for row in (1, 2)]
+    assert users == [[["M"], ["technician"], [20]], [["F"], ["other"], [50]]]
+
+
+def test_amazon_attributes_are_features_by_their_place(tmp_path: Path) -> None:
+    folder = tmp_path / "amazon_sports"
+    folder.mkdir()
+    events = {"user_id": [1, 1, 2], "item_id": [1, 2, 1], "timestamp": 0, "position": [0, 1, 0]}
+    pd.DataFrame(events).to_parquet(folder / "interactions.parquet")
+    items = {"item_id": [1, 2], "attributes": [[9, 2, 3, 4, 5], [8, 2]], "text_id": ["red bike", "bike red"]}
+    pd.DataFrame(items).to_parquet(folder / "items.parquet")
+    source = load_dataset("amazon_sports_features", tmp_path)
+    log = EventLog.from_frame(pd.read_parquet(source.events), source.schema, source.items)  # type: ignore[arg-type]
+    names = ("attribute_1", "attribute_2", "attribute_3", "further_attributes", "words")
+    found = [[log.vocabularies[n].decode(log.item_features[n].row(i)).tolist() for n in names] for i in (1, 2)]
+    assert found == [[[9], [2], [3], [4, 5], ["red", "bike"]], [[8], [2], [], [], ["bike", "red"]]]
+
+
 def test_names_and_missing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dataset_names() == [
-        "amazon_beauty", "amazon_sports", "large_synthetic", "movielens_100k",
+        "amazon_beauty", "amazon_beauty_features", "amazon_sports", "amazon_sports_features",
+        "large_synthetic", "movielens_100k", "movielens_100k_features",
         "search_beauty", "search_cellphones", "search_movielens", "search_sports",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no data set `netflix`; there are amazon_beauty"):
