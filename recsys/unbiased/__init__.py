@@ -1,0 +1,1 @@
+"""Learning from biased feedback: propensities, click models, and losses that correct for who saw what."""

@@ -1,0 +1,74 @@
+"""Whether propensities can be learned from a log at all: not where features tell the position."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from recsys.unbiased.shown_lists import ShownLists
+
+TOO_PREDICTABLE = 0.6
+
+
+class PositionConfounded(UserWarning):
+    """Features predict the position too well for relevance and examination to be told apart."""
+
+
+def position_r2(batches: Iterable[ShownLists]) -> float:
+    """Share of the variance of the shown position within lists that a linear function of the features explains.
+
+    Features and positions are centred within each list, as only differences within a list count in a softmax. Sums of
+    squares are kept, so that memory grows with the features and not with the lists. A lower bound: a ranker that is no
+    linear function of the features may still be known from them.
+
+    Args:
+        batches: the lists.
+
+    Returns:
+        R^2 between 0 and 1; 0 where no list has two documents.
+    """
+    products: Tensor | None = None
+    for lists in batches:
+        mask = lists.mask.unsqueeze(-1).double()
+        at = torch.arange(lists.mask.shape[1], dtype=torch.float64, device=lists.mask.device)
+        columns = torch.cat([lists.features.double(), at.expand(lists.mask.shape).unsqueeze(-1)], dim=-1) * mask
+        mean = columns.sum(1, keepdim=True) / mask.sum(1, keepdim=True).clamp(min=1)
+        centred = ((columns - mean) * mask).flatten(0, 1)
+        own = centred.T @ centred
+        products = own if products is None else products + own
+    if products is None or products[-1, -1] <= 0:
+        return 0.0
+    scale = products.diagonal().clamp(min=torch.finfo(products.dtype).tiny).rsqrt()
+    correlations = products * scale[:, None] * scale
+    # The pseudo-inverse allows features that are sums of others.
+    inverse = torch.linalg.pinv(correlations[:-1, :-1], rtol=1e-10, hermitian=True)
+    return float((correlations[:-1, -1] @ inverse @ correlations[:-1, -1]).clamp(0, 1))
+
+
+def check_identifiable(batches: Iterable[ShownLists], limit: float = TOO_PREDICTABLE) -> float:
+    """Warns where the features tell the position, and returns how much they do.
+
+    Args:
+        batches: the lists.
+        limit: R^2 above which is warned.
+
+    Returns:
+        What `position_r2` gives.
+
+    Warns:
+        PositionConfounded: propensities learned from this log are not reliable.
+    """
+    found = position_r2(batches)
+    if found > limit:
+        warnings.warn(
+            f"features explain {found:.0%} of the variance of the shown position (limit {limit:.0%}): a ranker can "
+            "learn position bias as relevance, and propensities come out too flat. Show 1 to 2 % of the lists with two "
+            "neighbours swapped at random, add lists of another production ranker, or estimate propensities from "
+            "shuffled lists",
+            PositionConfounded,
+            stacklevel=2,
+        )
+    return found
