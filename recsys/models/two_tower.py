@@ -133,8 +133,9 @@ class TwoTower(SequenceNetwork):
 
     @torch.no_grad()
     def user_vectors(self, batch: SequenceBatch) -> Tensor:
-        if not len(batch):  # nothing to look up, which TorchRec refuses
-            return self.popularity.new_zeros(0, self.dim + 1)
+        if not len(batch):  # TorchRec refuses to look nothing up, and other ranks wait where tables are sharded
+            none = batch.item_id.new_zeros(1)
+            return self.user_vectors(SequenceBatch.build(none, none, batch.item_id, batch.timestamp))[:0]
         n, known = len(batch.item_id), batch.lengths > 0
         ids = batch.item_id if n else batch.user_id.new_zeros(1)
         encoded, asked = self.items.encoder.with_queries(ids, batch.queries if self.searches else None)

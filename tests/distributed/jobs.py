@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -22,7 +22,9 @@ from recsys.features.masking import RandomMasking
 from recsys.features.negatives import Uniform
 from recsys.features.splits import LeaveLastOut
 from recsys.losses.full_softmax import FullSoftmax
+from recsys.models.network import SequenceNetwork
 from recsys.models.synergen import SynerGen
+from recsys.models.two_tower import TwoTower
 from recsys.training.auxiliary import WithAuxiliary
 from recsys.training.data import EventLogData
 from recsys.training.feature_masking import FeatureMaskingSSL
@@ -65,12 +67,13 @@ def write_log(folder: Path) -> None:
         ],
     }
     (folder / "schema.yaml").write_text(yaml.safe_dump(schema))
+    (folder / "with_users.yaml").write_text(yaml.safe_dump(schema | {"user_table": {}}))
 
 
-def log_data(folder: Path, batch_size: int = BATCH) -> EventLogData:
+def log_data(folder: Path, batch_size: int = BATCH, schema: str = "schema") -> EventLogData:
     files = {name: str(folder / f"{name}.parquet") for name in ("events", "items")}
     return EventLogData(
-        schema=str(folder / "schema.yaml"), **files, cache=str(folder / "cache"), split=LeaveLastOut(),
+        schema=str(folder / f"{schema}.yaml"), **files, cache=str(folder / "cache"), split=LeaveLastOut(),
         batch_size=batch_size, max_length=10,
     )  # fmt: skip
 
@@ -100,13 +103,21 @@ def softmax() -> Objective:
     return RetrievalObjective(loss=FullSoftmax())
 
 
+decoder = partial(SynerGen, width=32, layers=1, heads=2)
+two_towers = partial(TwoTower, width=32, hidden=(32,), dim=32)
+
+
 def recommender(
-    objective: Objective | None = None, dropout: float = 0.0, maskable: bool = False, **arguments: Any
+    objective: Objective | None = None,
+    dropout: float = 0.0,
+    maskable: bool = False,
+    network: Callable[..., SequenceNetwork] = decoder,
+    **arguments: Any,
 ) -> RecommenderModule:
     """A model whose weights are the same in every process."""
     torch.manual_seed(3)
     return RecommenderModule(
-        partial(SynerGen, width=32, layers=1, heads=2, dropout=dropout, maskable=maskable),
+        partial(network, dropout=dropout, maskable=maskable),
         objective if objective is not None else retrieval(),
         **{
             "optimizer": partial(torch.optim.Adam, lr=1e-2),

@@ -27,6 +27,7 @@ CASES = {
     "column_wise": "column_wise",
     "joint": "joint",
     "full_softmax": "full_softmax",
+    "two_tower": "two_tower",
     "single_windows": "single_windows",
     "auxiliary": "auxiliary",
     "replicated_auxiliary": "replicated_auxiliary",
@@ -58,6 +59,20 @@ def test_means_of_bags_do_not_depend_on_what_else_the_collection_has(one: Ranks)
 
 def test_a_job_without_the_strategy_is_the_same(one: Ranks) -> None:
     assert_alike(one["unsharded"], one["row_wise"])
+
+
+@pytest.mark.parametrize("world", ["two", "three"])
+def test_two_towers_rank_where_only_one_rank_has_users(ranks_of, one: Ranks, world: str) -> None:
+    lists = ranks_of(world)["two_tower"]["lists"]
+    assert lists == one["two_tower"]["lists"] and len({tuple(items) for items in lists}) > 4
+
+
+def test_two_towers_without_the_strategy_are_the_same(one: Ranks) -> None:
+    found = one["two_tower"]
+    assert_alike(one["unsharded_two_tower"], found)
+    moved = {name: float((found["weights"][name] - weight).abs().max()) for name, weight in found["initial"].items()}
+    assert len([name for name in moved if "embedding" in name]) == 4  # of users, too
+    assert min(moved.values()) > 100 * CLOSE
 
 
 @pytest.mark.parametrize("case", ["auxiliary", "replicated_auxiliary"])

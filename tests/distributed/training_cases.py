@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.features.batching import histories
+from recsys.retrieval.sharded import ShardedRanker
+from recsys.training.sharding_plan import TableRule
 from tests.distributed.jobs import (
     EPOCHS,
+    RANK,
+    WORLD,
     Losses,
     joint,
     log_data,
@@ -20,6 +27,7 @@ from tests.distributed.jobs import (
     rules,
     softmax,
     trainer,
+    two_towers,
     whole,
     with_auxiliary,
 )
@@ -46,15 +54,34 @@ class Start(L.Callback):
             pl_module.load_state_dict(self.weights)
 
 
+class Lists(L.Callback):
+    """The best items, when training has ended, of users with and without history, whom the last rank alone asks for."""
+
+    found: list[list[int]]
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        log, network = trainer.datamodule.log, pl_module.network  # type: ignore[attr-defined]
+        users = np.arange(1, 9 if RANK == WORLD - 1 else 1)
+        start = log.offsets[users]
+        asked = histories(log, users, start, start + users % 3, 10)
+        self.found = of_ranks(ShardedRanker(network.eval())(asked, 7).items.tolist())[-1]
+
+
 def fit(
-    folder: Path, strategy: dict[str, Any] | None, start: Start | None = None, batch_size: int = 12, **arguments: Any
+    folder: Path,
+    strategy: dict[str, Any] | None,
+    start: Start | None = None,
+    batch_size: int = 12,
+    schema: str = "schema",
+    callbacks: Sequence[L.Callback] = (),
+    **arguments: Any,
 ) -> dict[str, Any]:
     """A training of the log, as a user would set it up."""
     losses, start = Losses(), start or Start()
     limits = {name: arguments.pop(name) for name in ("max_epochs", "max_steps", "precision") if name in arguments}
     module = recommender(**arguments)
-    job = trainer(strategy, [losses, start], gradient_clip_val=CLIP, **limits)
-    job.fit(module, datamodule=log_data(folder, batch_size))
+    job = trainer(strategy, [losses, start, *callbacks], gradient_clip_val=CLIP, **limits)
+    job.fit(module, datamodule=log_data(folder, batch_size, schema))
     return {
         "losses": losses.values,
         "rates": losses.rates,
@@ -87,6 +114,23 @@ def joint_without_ranking(folder: Path) -> dict[str, Any]:
 
 def full_softmax(folder: Path) -> dict[str, Any]:
     return fit(folder, {"rules": rules("row_wise", "table_wise")}, objective=softmax(), max_epochs=2)
+
+
+def two_tower(folder: Path) -> dict[str, Any]:
+    """Tables of items, cut by rows, of their features, and of users."""
+    cut = rules("row_wise", "table_wise") | {"user_id": TableRule(sharding=["table_wise"])}
+    lists = Lists()
+    return fit(folder, {"rules": cut}, callbacks=[lists], **of_two_towers()) | {"lists": lists.found}
+
+
+def unsharded_two_tower(folder: Path) -> dict[str, Any]:
+    """The same without the strategy."""
+    started = torch.load(folder / "two_tower.1.pt", weights_only=True)["initial"]
+    return fit(folder, None, Start(started), **of_two_towers())
+
+
+def of_two_towers() -> dict[str, Any]:
+    return {"network": two_towers, "schema": "with_users", "max_epochs": 2}
 
 
 def single_windows(folder: Path) -> dict[str, Any]:
@@ -144,8 +188,13 @@ EVERYWHERE = {
     "planner": planner,
     "joint": joint_without_ranking,
     "full_softmax": full_softmax,
+    "two_tower": two_tower,
     "single_windows": single_windows,
 } | {name: auxiliary(name) for name in AUXILIARY}
-ALONE = {"unsharded": unsharded, "unsharded_auxiliary": unsharded_auxiliary}
+ALONE = {
+    "unsharded": unsharded,
+    "unsharded_auxiliary": unsharded_auxiliary,
+    "unsharded_two_tower": unsharded_two_tower,
+}
 TOGETHER = {"shares": shares}
 TWO = TOGETHER | {"bf16": bf16}

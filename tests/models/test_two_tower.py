@@ -181,6 +181,20 @@ def test_a_user_of_whom_something_is_known_needs_no_history(catalogue: Catalogue
     assert network.user_vectors(histories([])).shape == (0, 7)
 
 
+def test_nobody_looks_up_what_somebody_does(catalogue: Catalogue) -> None:
+    """Where tables are sharded a rank without users has to take part in the lookups of the others."""
+    network = made(catalogue)
+    assert network.users is not None
+    lookups: list[str] = []
+    for name, tables in (("ids", network.items.encoder.ids), ("bags", network.items.encoder.bags)):
+        tables.register_forward_pre_hook(lambda *_, name=name: lookups.append(name))
+    network.users.bags.register_forward_pre_hook(lambda *_: lookups.append("users"))
+    for batch in (histories([1, 2], [3], []), histories([])):
+        lookups.clear()
+        assert network.user_vectors(batch).shape == (len(batch), 7)
+        assert sorted(lookups) == ["bags", "ids", "users"]
+
+
 def test_a_search_needs_neither(catalogue: Catalogue, split: Split) -> None:
     network = made(catalogue)
     queries, rows = split.log.queries(np.array([1, 2, 0]))
