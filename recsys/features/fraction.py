@@ -55,6 +55,9 @@ class Fraction(SplitRule):
     def __call__(self, log: EventLog) -> Split:
         return self.rule(log) if self.share == 1 else super().__call__(log)
 
+    def ordered(self, log: EventLog) -> EventLog:
+        return self.rule.ordered(log)
+
     def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
         start, end, validation, test, facts = self.rule.cut(log)
         users = np.random.default_rng(self.seed).permutation(np.flatnonzero(end > start))

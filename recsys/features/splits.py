@@ -121,6 +121,10 @@ class SplitRule(abc.ABC):
     def settings(self) -> dict[str, Any]:
         """The arguments of the rule, for the hash."""
 
+    def ordered(self, log: EventLog) -> EventLog:
+        """The log that is cut: another one than the given where it has no times, and so no order to keep."""
+        return log
+
     @abc.abstractmethod
     def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
         """Training start and end by user id, validation and test (cold users among them), and facts of the rule."""
@@ -131,6 +135,7 @@ class SplitRule(abc.ABC):
         Raises:
             SplitError: nothing is left to train on or to test on.
         """
+        log = self.ordered(log)
         train_start, train_end, validation, test, facts = self.cut(log)
         counts = _train_counts(log, train_start, train_end)
         if not counts.any():

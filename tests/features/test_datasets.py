@@ -197,7 +197,7 @@ def test_amazon_attributes_are_features_by_their_place(tmp_path: Path) -> None:
 def test_names_and_missing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dataset_names() == [
         "amazon_beauty", "amazon_beauty_features", "amazon_sports", "amazon_sports_features",
-        "large_synthetic", "movielens_100k", "movielens_100k_features",
+        "coat", "large_synthetic", "movielens_100k", "movielens_100k_features",
         "search_beauty", "search_cellphones", "search_movielens", "search_sports",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no data set `netflix`; there are amazon_beauty"):
@@ -207,3 +207,17 @@ def test_names_and_missing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         load_dataset("amazon_beauty")
     with pytest.raises(DatasetError, match=r"interactions\.parquet"):
         load_dataset("amazon_beauty", tmp_path)
+
+
+def test_coat_has_ratings_of_both_parts_and_no_times(tmp_path: Path) -> None:
+    rows = [(0, 5, 4, "train_mnar", 0.5), (0, 5, 2, "test_random", 0.25), (1, 5, 5, "test_random", 0.5)]
+    frame = pd.DataFrame(rows, columns=["user_id", "item_id", "rating", "split", "propensity"])
+    (tmp_path / "coat").mkdir()
+    with pytest.raises(DatasetError, match=r"coat.interactions\.parquet"):
+        load_dataset("coat", tmp_path)
+    frame.to_parquet(tmp_path / "coat" / "interactions.parquet")
+    source = load_dataset("coat", tmp_path)
+    log = EventLog.from_frame(source.events, source.schema)  # type: ignore[arg-type]
+    found = log.to_frame()[["user_id", "item_id", "weight", "split", "propensity"]]
+    assert [tuple(row) for row in found.itertuples(index=False)] == rows
+    assert not log.timestamp.any()

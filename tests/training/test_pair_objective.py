@@ -128,25 +128,26 @@ def test_each_distinct_id_is_regularised_once() -> None:
 
 @pytest.mark.parametrize("kind", [MatrixFactorization, LightGCN])
 def test_the_copy_lags_behind_and_has_no_gradient(kind: type[InteractionNetwork], catalogue: Catalogue) -> None:
-    model, lag = network(kind, catalogue), LaggedNetwork(decay=0.75, interval=2)
+    model, lag = network(kind, catalogue), LaggedNetwork(decay=0.75, interval=2, warmup=1)
     users, items = torch.tensor([3, 5, 3]), torch.tensor([2, 2, 4])
     start = {name: weight.clone() for name, weight in model.state_dict().items()}
 
     def asked() -> Tensor:
         return lag.relevance(model, users, items)
 
+    assert not asked().any()
     first = asked()
     torch.testing.assert_close(first, torch.sigmoid(dense_scores(model)[users, items]))
     assert not first.requires_grad
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(1)
-    assert torch.equal(asked(), first)  # the second step: it moves after two
+    assert torch.equal(asked(), first)  # it moves after two steps
     moved = asked()
     follower = network(kind, catalogue)
     follower.load_state_dict({name: weight + 0.25 for name, weight in start.items()})
     torch.testing.assert_close(moved, torch.sigmoid(dense_scores(follower)[users, items]))
-    other = LaggedNetwork(decay=0.75, interval=2)
+    other = LaggedNetwork(decay=0.75, interval=2, warmup=1)
     other.load_state_dict(lag.state_dict())
     assert torch.equal(other.relevance(model, users, items), asked())
 
@@ -156,8 +157,8 @@ CASES: dict[str, tuple[Callable[[], Objective], Callable[[], PairBatches]]] = {
     "rel": (lambda: PairObjective(RelMF(clip=0.1), l2=1e-4), lambda: PositivesAndUnlabeled(3)),
     "self-normalised": (lambda: PairObjective(SelfNormalized(clip=0.1)), AllPairs),
     "dual": (lambda: PairObjective(DualUnbiased()), AllPairs),
-    "posterior": (lambda: PairObjective(PosteriorLabel(), lag=LaggedNetwork(0.5, 2)), AllPairs),
-    "shrinkage": (lambda: PairObjective(Shrinkage(), lag=LaggedNetwork(0.5, 2)), AllPairs),
+    "posterior": (lambda: PairObjective(PosteriorLabel(), lag=LaggedNetwork(0.5, 2, 3)), AllPairs),
+    "shrinkage": (lambda: PairObjective(Shrinkage(), lag=LaggedNetwork(0.5, 2, 3)), AllPairs),
     "bpr": (lambda: TripleObjective(), lambda: Triples(3)),
     "ubpr": (lambda: TripleObjective(UBPRLoss(0.1)), lambda: Triples(3, positives=True)),
 }
