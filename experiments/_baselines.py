@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from _ranking import rank, wanted
-from _rows import BASELINES, REFIT, SEARCH_BASELINES, SPLITS, STRICT
+from _row import BASELINES, REFIT, SEARCH_BASELINES, SPLITS, STRICT
 
 from recsys.cli.allocator import keep_freed_memory
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from _results import Judgement
-from _rows import BASELINES, SEARCH_BASELINES, Row
+from _row import BASELINES, SEARCH_BASELINES, Row
 
 from recsys.evaluation.intervals import compare
 from recsys.evaluation.result import RULES

@@ -7,7 +7,7 @@ from typing import Any
 
 from _markdown import markdown, number
 from _ranking import NEGATIVES, USERS
-from _rows import SEARCH_BASELINES
+from _row import SEARCH_BASELINES
 
 Content = dict[str, Any]
 TASKS = ("search", "recommendation")

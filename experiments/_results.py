@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from _ranking import wanted
-from _rows import Row
+from _row import Row
 from _runs import Run
 from numpy.typing import NDArray
 
@@ -99,7 +99,7 @@ def gather(row: Row, runs: Sequence[Run], judgements: dict[str, list[Judgement]]
     records = [RunFolder(run.folder).record for run in runs]
     revisions = sorted({record.git["revision"] for record in records if record.git})
     metrics = {
-        f"{label}/{name}" if label else name: _spread([judgement.means[name] for judgement in of_label])
+        f"{label}/{name}" if label else name: spread([judgement.means[name] for judgement in of_label])
         for label, of_label in judgements.items()
         for name in of_label[0].means
     }
@@ -129,9 +129,10 @@ def gather(row: Row, runs: Sequence[Run], judgements: dict[str, list[Judgement]]
     }
 
 
-def _spread(values: list[float]) -> dict[str, Any]:
-    spread = over_seeds(values)
-    return {"mean": spread.mean, "sd": None if math.isnan(spread.sd) else spread.sd, "values": list(spread.values)}
+def spread(values: list[float]) -> dict[str, Any]:
+    """Values over the seeds with mean and standard deviation, as they stand in a JSON."""
+    found = over_seeds(values)
+    return {"mean": found.mean, "sd": None if math.isnan(found.sd) else found.sd, "values": list(found.values)}
 
 
 def write(content: dict[str, Any], results: Path) -> Path:

@@ -3,81 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-STRICT, REFIT, GLOBAL_TIME = "leave_last_out_strict", "leave_last_out_refit", "global_time"
-SPLITS: dict[str, dict[str, Any]] = {
-    STRICT: {"class_path": "recsys.features.splits.LeaveLastOut"},
-    REFIT: {"class_path": "recsys.features.splits.LeaveLastOut", "init_args": {"refit": True}},
-    GLOBAL_TIME: {"class_path": "recsys.features.splits.GlobalTime"},
-}
-DATASETS = ("movielens_100k", "amazon_beauty", "amazon_sports")
+from _row import (
+    BASELINES,
+    DATASETS,
+    NETWORK,
+    OBJECTIVE,
+    RANDOM_BASELINES,
+    SEARCH_BASELINES,
+    SEARCH_DATASETS,
+    SEEDS,
+    SPLITS,
+    STRICT,
+    Row,
+    part,
+)
+from _rows_ssl import feature_rows
+
 ABLATED = ("movielens_100k", "amazon_beauty")
-SEARCH_DATASETS = ("search_beauty", "search_cellphones", "search_sports")
-"""Logs of purchases with queries, which `experiments/search_logs.py` makes."""
-SEEDS = (0, 1, 2)
-BASELINES = {
-    "popularity": "Popularity",
-    "recent_popularity": "RecentPopularity",
-    "decayed_popularity": "DecayedPopularity",
-    "als": "ALS",
-    "bpr": "BPR",
-    "bm25": "BM25",
-    "cosine": "Cosine",
-    "tfidf": "TFIDF",
-}
-"""Name of the row -> class whose settings `recsys.evaluation.baselines` declares."""
-SEARCH_BASELINES = {"popularity": "Popularity", "bm25": "BM25", "lexical_bm25": "LexicalBM25"}
-"""Likewise, of search logs: word matching, and what people buy whatever they ask for."""
-RANDOM_BASELINES = ("als", "bpr")
-"""Those that draw numbers, and so have a run per seed."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """One row of a table: a model on a data set under a protocol.
-
-    Attributes:
-        dataset: name of the data set and of its recipe.
-        protocol: a key of `SPLITS`.
-        model: name of the row.
-        settings: arguments of `recsys fit` that differ from the recipe.
-        seeds: one run each.
-        note: what a reader must know of the settings.
-        tasks: those that the model is made for; none: all that the log has.
-        against: rows of the same table to compare with.
-        candidates: whether it orders drawn candidates too; a network encodes each of them, which takes minutes.
-    """
-
-    dataset: str
-    protocol: str
-    model: str
-    settings: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    seeds: tuple[int, ...] = SEEDS
-    note: str = ""
-    tasks: tuple[str, ...] = ()
-    against: tuple[str, ...] = ()
-    candidates: bool = False
-
-    @property
-    def is_baseline(self) -> bool:
-        """Whether the library fits it without gradient steps."""
-        return self.model in (SEARCH_BASELINES if self.searches else BASELINES)
-
-    @property
-    def searches(self) -> bool:
-        """Whether its log has queries, and so tasks and candidates to rank."""
-        return self.dataset in SEARCH_DATASETS
-
-    @property
-    def name(self) -> str:
-        """`dataset/protocol/model`."""
-        return f"{self.dataset}/{self.protocol}/{self.model}"
-
-
-NETWORK, OBJECTIVE = "model.network.init_args", "model.objective.init_args"
 RETRIEVAL: dict[str, Any] = {"job.rerank": None}
 """Of rows that are about retrieval: their ranking is learned, but is not judged, which takes minutes."""
 IDS_ALONE: dict[str, Any] = {f"{NETWORK}.side_features": False}
@@ -99,11 +45,6 @@ ABLATION_NOTE = {
     "movielens_100k": "the recipe with this one part changed",
     "amazon_beauty": "a smaller model than the recipe's: ids alone, width 64, 2 layers, 2 heads, at most 20 epochs",
 }
-
-
-def part(class_path: str, **init_args: Any) -> dict[str, Any]:
-    """The configuration of a class of this package."""
-    return {"class_path": f"recsys.{class_path}", "init_args": init_args}
 
 
 ROTARY = {
@@ -262,7 +203,7 @@ def rows() -> list[Row]:
             settings = base | {f"{OBJECTIVE}.loss": loss, f"{OBJECTIVE}.negatives": negatives}
             counted = f"{note}; {NEGATIVES} negatives, 32 where each position has its own"
             table.append(Row(dataset, STRICT, f"loss_{name}", settings, note=counted))
-    return table + [row for dataset in SEARCH_DATASETS for row in search_rows(dataset)]
+    return table + feature_rows() + [row for dataset in SEARCH_DATASETS for row in search_rows(dataset)]
 
 
 def search_rows(dataset: str) -> list[Row]:

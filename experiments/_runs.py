@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 
 import yaml
 from _ranking import is_done
-from _rows import REFIT, SPLITS, STRICT, Row
+from _row import REFIT, STRICT, Row, rule_of
 
 ROOT = Path(__file__).resolve().parents[1]
 State = Literal["new", "interrupted", "changed", "done"]
@@ -94,7 +94,7 @@ class Run:
         """
         if self.row.is_baseline:
             return {"dataset": self.row.dataset, "protocol": self.row.protocol, "model": self.row.model}
-        settings = {"data.split": SPLITS[self.row.protocol], **self.row.settings, **dict(self.extra)}
+        settings = {"data.split": rule_of(self.row.protocol), **self.row.settings, **dict(self.extra)}
         if self.first is not None:
             settings["trainer.max_epochs"] = best_epochs(self.first.folder)
         return settings

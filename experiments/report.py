@@ -13,9 +13,12 @@ from typing import Any
 
 from _markdown import markdown, number
 from _report_search import search_part
-from _rows import BASELINES, DATASETS, LOSSES, REFIT, ROTARY, SEARCH_DATASETS, SPLITS
+from _report_ssl import draw, feature_part
+from _row import BASELINES, DATASETS, FEATURE_DATASETS, FRACTIONS, REFIT, SEARCH_DATASETS, SPLITS
+from _rows import LOSSES, ROTARY
 
 RESULTS = Path(__file__).resolve().parent / "results"
+IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 COLUMNS = ("HR@10", "NDCG@10", "HR@50", "NDCG@50", "MRR@50", "Coverage@10")
 CHOSEN_BY = "NDCG@10"
 MEANING = {
@@ -25,6 +28,8 @@ MEANING = {
     "event. Published numbers are of this kind; they are not to be compared with the strict table.",
     "global_time": "Two moments cut the whole log: nothing later than the first is trained on, and nothing later than "
     "the second is known when the lists of the test users are made.",
+    "leave_last_out_half": "The strict split, of whose users a half trains; all of them are judged.",
+    "leave_last_out_tenth": "The strict split, of whose users a tenth trains; all of them are judged.",
 }
 SOURCE = "the eSASRec authors' repository, github.com/blondered/transformer_benchmark"
 PUBLISHED: dict[str, dict[str, tuple[float, float]]] = {
@@ -46,17 +51,25 @@ Content = dict[str, Any]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=RESULTS)
-    results = parser.parse_args().results
+    parser.add_argument("--images", type=Path, default=IMAGES, help="where pictures of self-supervised terms go")
+    arguments = parser.parse_args()
+    results = arguments.results
     text = report(results)
     unfinished = results / ".RESULTS.md"
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(results / "RESULTS.md")
-    print(f"wrote {results / 'RESULTS.md'}")
+    for path in [results / "RESULTS.md", *draw(read(results), arguments.images)]:
+        print(f"wrote {path}")
+
+
+def read(results: Path) -> list[Content]:
+    """The JSONs of all rows."""
+    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/*/*.json"))]
 
 
 def report(results: Path) -> str:
     """The whole page."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/*/*.json"))]
+    rows = read(results)
     benchmarks = {p.stem: json.loads(p.read_text(encoding="utf-8")) for p in sorted(results.glob("benchmarks/*.json"))}
     parts = [
         "# Results",
@@ -64,7 +77,7 @@ def report(results: Path) -> str:
         "catalogue is ranked and items of the history are left out. Mean ± standard deviation over seeds; times are "
         "those of one run (training, validation and evaluation) on one thread.",
     ]
-    declared = (*DATASETS, *SEARCH_DATASETS)
+    declared = (*DATASETS, *FEATURE_DATASETS, *SEARCH_DATASETS)
     for dataset in [*declared, *sorted({row["dataset"] for row in rows} - set(declared))]:
         of_dataset = [row for row in rows if row["dataset"] == dataset]
         if of_dataset:
@@ -79,13 +92,16 @@ def report(results: Path) -> str:
 
 
 def _dataset(dataset: str, rows: list[Content]) -> list[str]:
-    parts = []
-    for protocol in [*SPLITS, *sorted({row["protocol"] for row in rows} - set(SPLITS))]:
+    parts, known = [], (*SPLITS, *FRACTIONS)
+    for protocol in [*known, *sorted({row["protocol"] for row in rows} - set(known))]:
         table = [row for row in rows if row["protocol"] == protocol]
         main = [row for row in table if not row["model"].startswith(("rotary_", "loss_"))]
         if not table:
             continue
         parts += [f"### {dataset}, {protocol}", MEANING.get(protocol, "")]
+        if dataset in FEATURE_DATASETS:
+            parts += feature_part(dataset, table)
+            continue
         if any("requests" in row for row in table):
             parts += search_part(dataset, table)
             continue

@@ -16,7 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from _rows import SEEDS, Row, selected
+from _row import FEATURE_DATASETS, SEEDS, Row
+from _rows import selected
 from _runs import ROOT, Run, drive, say, with_first
 
 RUNS, RESULTS = Path("runs/study"), Path("experiments/results")
@@ -53,16 +54,22 @@ def publish(
 ) -> None:
     """Writes a JSON for each row whose runs are all done, in every table (data set and protocol) of the given rows."""
     from _comparisons import Finished, with_comparisons
+    from _feature_results import with_groups
     from _results import gather, over_runs, write
 
     for dataset, protocol in sorted({(row.dataset, row.protocol) for row in rows}):
         done: dict[str, Finished] = {}
+        of_rows: dict[str, list[Run]] = {}
         for row in selected(dataset, protocol):
             runs = [Run(row, seed, root, extra) for seed in row.seeds if seed in seeds]
             if runs and all(run.state() == "done" for run in runs):
                 judgements = over_runs(runs)
                 done[row.model] = Finished(row, gather(row, runs, judgements), judgements)
-        for content in with_comparisons(done):
+                of_rows[row.model] = runs
+        contents = with_comparisons(done)
+        if contents and dataset in FEATURE_DATASETS:
+            contents = with_groups(contents, of_rows)
+        for content in contents:
             say(f"wrote {write(content, results).relative_to(ROOT)}")
 
 

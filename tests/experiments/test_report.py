@@ -5,7 +5,7 @@ import json
 import pytest
 import report
 from _results import write
-from _rows import REFIT
+from _row import REFIT
 
 from tests.experiments.toys import compared
 

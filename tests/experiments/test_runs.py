@@ -12,7 +12,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from _rows import REFIT, STRICT, Row
+from _row import REFIT, STRICT, Row
 from _runs import Run, best_epochs, drive, environment, is_finished, with_first
 
 PROGRAM = """

@@ -14,7 +14,7 @@ import torch
 from _comparisons import Finished, with_comparisons
 from _ranking import wanted
 from _results import gather, over_runs
-from _rows import STRICT, Row
+from _row import STRICT, Row
 from _runs import Run
 
 from recsys.evaluation.candidates import rank_candidates
