@@ -52,6 +52,14 @@ class PointwiseScorer(nn.Module):
         self.scale.copy_(torch.where(deviation > 0, 1 / deviation, 1.0))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Scores `[..., L]` of documents with features `[..., L, F]`."""
+        """Scores `[..., L]` of documents with features `[..., L, F]`.
+
+        Raises:
+            ValueError: documents have another number of features.
+        """
+        if features.shape[-1] != len(self.shift):
+            raise ValueError(
+                f"documents have {features.shape[-1]} features, and the scorer was made for {len(self.shift)}"
+            )
         scores: Tensor = self.layers((features - self.shift) * self.scale)
         return scores.squeeze(-1)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import pytest
 import torch
 from torch import Tensor
 
-from recsys.unbiased.click_loss import softmax_loss
+from recsys.unbiased.click_loss import ClickLoss, softmax_loss
 from recsys.unbiased.dual_learning import DualLearning
 from recsys.unbiased.inverse_propensity import InversePropensity, NaiveClicks
+from recsys.unbiased.regression_em import RegressionEM
 from recsys.unbiased.shown_lists import ShownLists
 from tests.unbiased.lists import B, L, shown
 
@@ -194,3 +196,16 @@ def test_longer_lists_than_positions_are_refused() -> None:
     for loss in (DualLearning(L - 1), InversePropensity([1.0] * (L - 1))):
         with pytest.raises(ValueError, match=f"lists of {L} positions"):
             loss(scores, lists)
+
+
+@pytest.mark.parametrize("loss", [dual(), InversePropensity(RELATIVE), NaiveClicks(), RegressionEM(L).double()])
+def test_lists_without_documents_add_nothing(loss: ClickLoss) -> None:
+    """As a process gets one that has no part in the last batch."""
+    scores, lists = shown()
+    emptied = lists._replace(mask=lists.mask & (torch.arange(B) != 3).unsqueeze(1), click=lists.click.clone())
+    others = torch.arange(B) != 3
+    kept = ShownLists(lists.features[others], lists.click[others], lists.mask[others])
+    (gradient,) = torch.autograd.grad(copy.deepcopy(loss)(scores, emptied).loss, scores)
+    (expected,) = torch.autograd.grad(copy.deepcopy(loss)(scores[others], kept).loss, scores)
+    torch.testing.assert_close(gradient, expected)
+    assert not gradient[3].any()

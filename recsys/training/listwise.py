@@ -1,0 +1,92 @@
+"""The LightningModule of rankers that are trained on shown lists."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from recsys.losses.ranks import across_ranks, total
+from recsys.training.optimizers import CombinedOptimizer
+from recsys.training.table_optimizers import OptimizerFactory
+from recsys.unbiased.click_loss import ClickLoss
+from recsys.unbiased.dual_learning import DualLearning
+from recsys.unbiased.shown_lists import ShownLists
+
+
+def adagrad(params: Iterable[Any], lr: float = 0.05) -> Optimizer:
+    """The default of both parts."""
+    return torch.optim.Adagrad(params, lr=lr)
+
+
+class ListwiseModule(L.LightningModule):
+    """Trains a scorer of documents on a loss over clicks, and the loss's model of examination with it.
+
+    Both losses come from one forward pass, and both parts take their step after it. `gradient_clip_val` of the trainer
+    bounds the norm of each part by itself: the gradient of a large ranker does not shrink that of a few propensities.
+
+    Args:
+        scorer: from features `[B, L, F]` to scores `[B, L]`.
+        loss: over clicks; None: `DualLearning` of ten positions.
+        optimizer: makes the optimizer of the scorer.
+        propensity_optimizer: makes that of the loss's parameters, if it has any; at a rate comparable to the other's.
+            A much slower one leaves the ranker naive for long, a much faster one follows noise.
+    """
+
+    def __init__(
+        self,
+        scorer: nn.Module,
+        loss: ClickLoss | None = None,
+        optimizer: OptimizerFactory = adagrad,
+        propensity_optimizer: OptimizerFactory = adagrad,
+    ):
+        super().__init__()
+        self.scorer = scorer
+        self.loss = loss if loss is not None else DualLearning()
+        self.make_optimizer, self.make_propensity_optimizer = optimizer, propensity_optimizer
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Scores of documents; positions and clicks take no part."""
+        scores: Tensor = self.scorer(features)
+        return scores
+
+    def training_step(self, batch: ShownLists, batch_idx: int) -> Tensor:
+        """One loss value; its parts are logged."""
+        with across_ranks(self.trainer.world_size > 1):
+            loss, parts = self.loss(self.scorer(batch.features), batch)
+            lists = int(total(torch.tensor(len(batch.click), device=self.device)))
+        for name, value in parts.items():
+            self.log(
+                f"train/{name}",
+                value,
+                on_step=False,
+                on_epoch=True,
+                prog_bar=name == "loss",
+                batch_size=lists,
+                sync_dist=True,
+            )
+        return loss
+
+    def _parts(self) -> dict[str, list[nn.Parameter]]:
+        parts = {"scorer": list(self.scorer.parameters()), "propensity": list(self.loss.parameters())}
+        return {name: weights for name, weights in parts.items() if weights}
+
+    def configure_optimizers(self) -> CombinedOptimizer:
+        factories = {"scorer": self.make_optimizer, "propensity": self.make_propensity_optimizer}
+        return CombinedOptimizer({name: factories[name](weights) for name, weights in self._parts().items()})
+
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        """Clips each part by itself."""
+        if gradient_clip_val is None:
+            return
+        for weights in self._parts().values():
+            if gradient_clip_algorithm == "value":
+                nn.utils.clip_grad_value_(weights, gradient_clip_val)
+            else:
+                nn.utils.clip_grad_norm_(weights, gradient_clip_val)
