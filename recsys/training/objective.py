@@ -15,6 +15,7 @@ from recsys.features.negatives import NegativeSampler, Uniform
 from recsys.losses.base import CatalogueLoss, LossOutput, SampledLoss, SampledScores
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.network import SequenceNetwork
+from recsys.unbiased.exposure_weights import ExposureWeights
 
 
 class Objective(nn.Module, abc.ABC):
@@ -57,27 +58,41 @@ class RetrievalObjective(Objective):
     Args:
         loss: over sampled negatives or over the whole catalogue.
         negatives: the sampler; unused by losses over the whole catalogue.
+        exposure_weights: what targets count by the chance that they were exposed; None: all alike.
     """
 
-    def __init__(self, loss: SampledLoss | CatalogueLoss | None = None, negatives: NegativeSampler | None = None):
+    def __init__(
+        self,
+        loss: SampledLoss | CatalogueLoss | None = None,
+        negatives: NegativeSampler | None = None,
+        exposure_weights: ExposureWeights | None = None,
+    ):
         super().__init__()
         self.loss = loss if loss is not None else InfoNCE(temperature=0.05)
         self.negatives = negatives if negatives is not None else Uniform(512)
+        self.exposure_weights = exposure_weights
 
     def setup(self, catalogue: Catalogue, seed: int, device: torch.device) -> None:
         self.loss.setup(catalogue.n_items)
         self.negatives.setup(catalogue.n_items, catalogue.counts, seed, device)
+        if self.exposure_weights is not None:
+            self.exposure_weights.setup(catalogue)
+            self.exposure_weights.to(device)
 
     def forward(self, network: SequenceNetwork, batch: SequenceBatch) -> LossOutput:
         assert batch.target is not None, "training batches carry targets"
+        exposure, watched = (None, {}) if self.exposure_weights is None else self.exposure_weights(batch)
         if isinstance(self.loss, CatalogueLoss):
             queries, items = network(batch, None)
-            return self.loss(queries, items, batch.target)  # which leaves rows without target out
+            loss, parts = self.loss(queries, items, batch.target, exposure)  # which leaves rows without target out
+            return LossOutput(loss, parts | watched)
         drawn = self.negatives.sample(batch.target)
         rows = batch.target.shape[0]
         queries, vectors = network(batch, torch.cat([batch.target, drawn.ids.flatten()]))
         scores = sampled_scores(queries, vectors[:rows], vectors[rows:], batch.target, drawn)
-        return self.loss(scores._replace(weight=(batch.target > 0).to(scores.positive.dtype)))
+        weight = (batch.target > 0).to(scores.positive.dtype) if exposure is None else exposure
+        loss, parts = self.loss(scores._replace(weight=weight))
+        return LossOutput(loss, parts | watched)
 
     def random_state(self) -> dict[str, Any]:
         return {"negatives": self.negatives.state_dict()}

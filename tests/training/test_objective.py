@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from recsys.denoising.target_weights import PersonalTargetWeights, TargetWeights
 from recsys.features.batch import SequenceBatch
 from recsys.features.batching import TrainingBatches
 from recsys.features.catalogue import Catalogue
@@ -18,12 +20,15 @@ from recsys.features.event_log import EventLog
 from recsys.features.negatives import InBatch, Mixed, NegativeSampler, Popularity, Uniform
 from recsys.features.schema import Schema
 from recsys.features.splits import LeaveLastOut
+from recsys.losses.base import SampledScores
 from recsys.losses.full_softmax import FullSoftmax
 from recsys.losses.gbce import GBCE
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.network import SequenceNetwork
 from recsys.models.synergen import SynerGen
 from recsys.training.objective import RetrievalObjective
+from recsys.unbiased.exposure_weights import ExposureWeights
+from recsys.unbiased.propensity import ItemPower, Logged
 
 TEMPERATURE = 0.1
 SEED = 5
@@ -169,3 +174,91 @@ def test_gradients_reach_queries_and_items(
     dense = [weight for weight in network.parameters() if weight.grad is not None and not weight.grad.is_sparse]
     assert dense and all(bool(weight.grad.abs().sum() > 0) for weight in dense if weight.grad is not None)
     network.zero_grad(set_to_none=True)
+
+
+@pytest.mark.parametrize("name", ["shared, corrected", "per position"])
+def test_weighted_targets_equal_a_loop_and_flat_weights_change_no_bit(
+    name: str, catalogue_and_batch: tuple[Catalogue, SequenceBatch], network: SequenceNetwork
+) -> None:
+    catalogue, batch = catalogue_and_batch
+    assert batch.target is not None
+
+    def value(target_weights: TargetWeights | None) -> tuple[float, RetrievalObjective]:
+        objective = RetrievalObjective(InfoNCE(temperature=TEMPERATURE), SAMPLERS[name](), target_weights)
+        objective.setup(catalogue, SEED, torch.device("cpu"))
+        return objective(network, batch).loss.item(), objective
+
+    plain, objective = value(None)
+    assert value(PersonalTargetWeights(math.inf))[0] == plain and "target_weights" not in objective.random_state()
+    seen: list[Tensor] = []
+
+    class Noted(InfoNCE):
+        def rows(self, scores: SampledScores) -> Tensor:
+            seen.append(super().rows(scores).detach())
+            return super().rows(scores)
+
+    noted = RetrievalObjective(Noted(temperature=TEMPERATURE), SAMPLERS[name]())
+    noted.setup(catalogue, SEED, torch.device("cpu"))
+    noted(network, batch)
+    losses, total = seen[0].double().tolist(), 0.0
+    for first, last in zip(batch.offsets.tolist(), batch.offsets.tolist()[1:], strict=False):
+        terms = [math.exp(-loss / 0.7) for loss in losses[first:last]]
+        total += sum(
+            (last - first) * term / sum(terms) * loss for term, loss in zip(terms, losses[first:last], strict=True)
+        )
+    weighted, objective = value(PersonalTargetWeights(0.7))
+    assert weighted == pytest.approx(total / len(losses), rel=1e-5) and weighted < plain
+    other = value(PersonalTargetWeights(0.7))[1]
+    other.load_random_state(objective.random_state())
+    with pytest.raises(ValueError, match="target_weights"):
+        noted.load_random_state(objective.random_state())
+    with pytest.raises(ValueError, match="FullSoftmax does not tell"):
+        RetrievalObjective(FullSoftmax(), target_weights=PersonalTargetWeights())
+
+
+@pytest.mark.parametrize("loss", [InfoNCE(temperature=TEMPERATURE), FullSoftmax(temperature=TEMPERATURE)])
+def test_exposure_weights_are_those_of_a_loop(
+    loss: InfoNCE | FullSoftmax, catalogue_and_batch: tuple[Catalogue, SequenceBatch], network: SequenceNetwork
+) -> None:
+    catalogue, batch = catalogue_and_batch
+    assert batch.target is not None
+    clip, eta = 0.6, 0.7
+    weighted = RetrievalObjective(loss, Uniform(20), exposure_weights=ExposureWeights(ItemPower(eta), clip))
+    weighted.setup(catalogue, SEED, torch.device("cpu"))
+    found, parts = weighted(network, batch)
+    theta = [(int(n) / int(catalogue.counts.max())) ** eta for n in catalogue.counts]
+    weights = [1 / max(theta[item], clip) for item in batch.target.tolist()]
+    total = 0.0
+    for row, weight in enumerate(weights):  # the mean with weights is that of its rows, each on its own
+        alone = torch.zeros_like(batch.target)
+        alone[row] = batch.target[row]
+        single = RetrievalObjective(loss, Uniform(20))
+        single.setup(catalogue, SEED, torch.device("cpu"))
+        total += weight * single(network, replace(batch, target=alone)).loss.item()
+    assert found.item() == pytest.approx(total / sum(weights), rel=1e-4)
+    assert parts["effective_share"].item() == pytest.approx(
+        sum(weights) ** 2 / len(weights) / sum(w**2 for w in weights), rel=1e-5
+    )
+    clipped = sum(theta[item] < clip for item in batch.target.tolist()) / len(weights)
+    assert parts["clipped_share"].item() == pytest.approx(clipped) and 0 < clipped < 1
+    assert weighted.exposure_weights is not None
+    assert float(weighted.exposure_weights(batch)[0].mean()) == pytest.approx(1, rel=1e-5)
+
+
+def test_equal_exposure_is_no_weight_at_all(
+    catalogue_and_batch: tuple[Catalogue, SequenceBatch], network: SequenceNetwork
+) -> None:
+    catalogue, batch = catalogue_and_batch
+    losses = []
+    for weights in (None, ExposureWeights(ItemPower(0.0))):
+        objective = RetrievalObjective(InfoNCE(temperature=TEMPERATURE), Uniform(20), exposure_weights=weights)
+        objective.setup(catalogue, SEED, torch.device("cpu"))
+        losses.append(objective(network, batch).loss.item())
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+def test_weights_that_sequences_cannot_have_are_refused() -> None:
+    with pytest.raises(ValueError, match="clip"):
+        ExposureWeights(clip=0.0)
+    with pytest.raises(ValueError, match="ItemPower"):
+        ExposureWeights(Logged())
