@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recsys.denoising.target_weights import TargetWeights
 from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
 from recsys.features.drawn_negatives import Negatives
@@ -58,19 +59,30 @@ class RetrievalObjective(Objective):
     Args:
         loss: over sampled negatives or over the whole catalogue.
         negatives: the sampler; unused by losses over the whole catalogue.
-        exposure_weights: what targets count by the chance that they were exposed; None: all alike.
+        target_weights: what targets count by their losses, where some may be noise; None: all alike.
+        exposure_weights: what they count by the chance that they were exposed; None: all alike.
+
+    Raises:
+        ValueError: `target_weights` beside a loss over the whole catalogue.
     """
 
     def __init__(
         self,
         loss: SampledLoss | CatalogueLoss | None = None,
         negatives: NegativeSampler | None = None,
+        target_weights: TargetWeights | None = None,
         exposure_weights: ExposureWeights | None = None,
     ):
         super().__init__()
         self.loss = loss if loss is not None else InfoNCE(temperature=0.05)
         self.negatives = negatives if negatives is not None else Uniform(512)
+        self.target_weights = target_weights
         self.exposure_weights = exposure_weights
+        if target_weights is not None and isinstance(self.loss, CatalogueLoss):
+            raise ValueError(
+                f"target_weights need the loss of each target, which {type(self.loss).__name__} does not tell; take a "
+                "loss over sampled negatives"
+            )
 
     def setup(self, catalogue: Catalogue, seed: int, device: torch.device) -> None:
         self.loss.setup(catalogue.n_items)
@@ -78,6 +90,8 @@ class RetrievalObjective(Objective):
         if self.exposure_weights is not None:
             self.exposure_weights.setup(catalogue)
             self.exposure_weights.to(device)
+        if self.target_weights is not None:
+            self.target_weights.setup(seed, device)
 
     def forward(self, network: SequenceNetwork, batch: SequenceBatch) -> LossOutput:
         assert batch.target is not None, "training batches carry targets"
@@ -90,15 +104,30 @@ class RetrievalObjective(Objective):
         rows = batch.target.shape[0]
         queries, vectors = network(batch, torch.cat([batch.target, drawn.ids.flatten()]))
         scores = sampled_scores(queries, vectors[:rows], vectors[rows:], batch.target, drawn)
-        weight = (batch.target > 0).to(scores.positive.dtype) if exposure is None else exposure
+        valid = batch.target > 0
+        weight = valid.to(scores.positive.dtype) if exposure is None else exposure
+        if self.target_weights is not None:
+            with torch.no_grad():
+                losses = self.loss.rows(scores)
+            weight = weight * self.target_weights(losses, batch.offsets.long(), valid)
         loss, parts = self.loss(scores._replace(weight=weight))
         return LossOutput(loss, parts | watched)
 
     def random_state(self) -> dict[str, Any]:
-        return {"negatives": self.negatives.state_dict()}
+        state = {"negatives": self.negatives.state_dict()}
+        return state if self.target_weights is None else state | {"target_weights": self.target_weights.state_dict()}
 
     def load_random_state(self, state: dict[str, Any]) -> None:
+        """Continues the draws.
+
+        Raises:
+            ValueError: only one of the checkpoint and the job weighs its targets.
+        """
+        if ("target_weights" in state) is (self.target_weights is None):
+            raise ValueError("only one of checkpoint and job has `target_weights`: resume with those it was saved with")
         self.negatives.load_state_dict(state["negatives"])
+        if self.target_weights is not None:
+            self.target_weights.load_state_dict(state["target_weights"])
 
 
 def sampled_scores(
