@@ -59,7 +59,7 @@ def maskable_items(network: SequenceNetwork, hiding: bool = True) -> MaskableIte
     if not isinstance(items, MaskableItems):
         raise TypeError(
             f"the items of {name} cannot be masked, as `{type(items).__name__}` has no `views`: train a network whose "
-            "items have them, such as SynerGen with `maskable: true`"
+            "items have them, such as TwoTower or SynerGen with `maskable: true`"
         )
     if hiding and not items.maskable:
         raise TypeError(
