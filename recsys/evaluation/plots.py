@@ -223,7 +223,7 @@ def feature_information(correlation: FeatureCorrelation, *, title: str | None = 
     bar = figure.colorbar(image, ax=axes, shrink=0.8)
     bar.outline.set_visible(False)
     bar.set_label("mutual information, normalised", color=_INK)
-    axes.set_title(title or "What item features tell of each other", loc="left", fontweight="bold")
+    axes.set_title(title or "Information among item features", loc="left", fontweight="bold")
     return figure
 
 
