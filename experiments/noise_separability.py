@@ -1,0 +1,137 @@
+"""How well losses tell injected noise from positives, over all users and within each, while plain training goes on.
+
+Choosing by personal loss has a basis where the area under the curve within users is above that over all. Writes
+`experiments/results/denoising/separability.json`; the data are those of `denoising.py`.
+
+    python experiments/noise_separability.py
+    python experiments/noise_separability.py --seeds 2024 --epochs 1 2 --out runs/separability.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import lightning as L
+import numpy as np
+import torch
+from _denoising import BACKBONES, DATASET, SEEDS, SETTINGS, Positives, uniform
+from _runs import ROOT, say
+
+from recsys.denoising.pool_losses import BCEPoolLoss, BPRPoolLoss, PoolLoss
+from recsys.denoising.separability import mean_losses, separability
+from recsys.denoising.user_pools import UserPools
+from recsys.evaluation.intervals import over_seeds
+from recsys.features.noise import INJECTED
+from recsys.features.training_pairs import TrainingPairs
+from recsys.models.interaction import InteractionNetwork
+from recsys.tracking.environment import git_state, machine, versions
+from recsys.training.module import RecommenderModule
+from recsys.training.pool_objective import PoolObjective
+from recsys.training.sparse_adam import SparseAdam
+
+LOSSES: dict[str, Callable[[], PoolLoss]] = {"bpr": BPRPoolLoss, "bce": BCEPoolLoss}
+OUT = Path("experiments/results/denoising/separability.json")
+
+
+@dataclass
+class Measure(L.Callback):
+    """Areas after some epochs.
+
+    Attributes:
+        data: that are trained on.
+        loss: of a positive.
+        epochs: after which it measures.
+        found: epoch -> areas, and the means of both kinds of losses.
+    """
+
+    data: Positives
+    loss: PoolLoss
+    epochs: list[int]
+    found: dict[int, dict[str, float]] = field(default_factory=dict)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        epoch = trainer.current_epoch + 1
+        if epoch not in self.epochs:
+            return
+        pairs = TrainingPairs.of(self.data.split)
+        noise = np.asarray(self.data.split.log.columns[INJECTED])[pairs.event]
+        losses = mean_losses(cast(InteractionNetwork, pl_module.network), pairs, self.loss)
+        areas = separability(losses, pairs.users, noise)
+        means = {"loss": float(losses[~noise].mean()), "loss_of_noise": float(losses[noise].mean())}
+        self.found[epoch] = {"overall": areas.overall, "personal": areas.personal} | means
+
+
+def main(argv: list[str] | None = None) -> int:
+    given = parser().parse_args(argv)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    found: dict[str, dict[str, Any]] = {}
+    for name, loss in LOSSES.items():
+        runs = [measure(given.backbone, loss(), given.ratio, seed, given.epochs) for seed in given.seeds]
+        for epoch in given.epochs:
+            found.setdefault(name, {})[str(epoch)] = {
+                value: over_seeds([run[epoch][value] for run in runs]).mean for value in runs[0][epoch]
+            }
+            say(f"{name}, epoch {epoch}: {found[name][str(epoch)]}")
+    content = {
+        "dataset": DATASET,
+        "backbone": given.backbone,
+        "ratio": given.ratio,
+        "seeds": given.seeds,
+        "areas": found,
+        "command": "python experiments/noise_separability.py",
+        "settings": SETTINGS | {"epochs": given.epochs},
+        "versions": versions(),
+        "machine": machine(),
+        "git": git_state(ROOT),
+    }
+    path = ROOT / given.out
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+    say(f"wrote {given.out}")
+    return 0
+
+
+def measure(backbone: str, loss: PoolLoss, ratio: float, seed: int, epochs: list[int]) -> dict[int, dict[str, float]]:
+    """One plain training."""
+    torch.manual_seed(seed)
+    data = Positives(ratio, seed, SETTINGS["batch_size"], UserPools(1))
+    module = RecommenderModule(
+        partial(BACKBONES[backbone], width=SETTINGS["width"]),
+        PoolObjective(loss, uniform()),
+        table_optimizer=partial(SparseAdam, lr=SETTINGS["lr"]),
+    )
+    callback = Measure(data, loss, epochs)
+    quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
+    trainer = L.Trainer(
+        max_epochs=max(epochs), accelerator="cpu", enable_checkpointing=False, callbacks=[callback], **quiet
+    )
+    trainer.fit(module, datamodule=data)
+    return callback.found
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--backbone", choices=BACKBONES, default="mf")
+    made.add_argument("--ratio", type=float, default=0.3)
+    made.add_argument("--seeds", type=int, nargs="+", default=SEEDS[:3])
+    made.add_argument("--epochs", type=int, nargs="+", default=[1, 5, 10, 20, 40])
+    made.add_argument("--out", type=Path, default=OUT, help="relative to the repository")
+    return made
+
+
+if __name__ == "__main__":
+    sys.exit(main())
