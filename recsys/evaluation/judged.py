@@ -55,7 +55,7 @@ def evaluate_judged(
 
     Args:
         model: a fitted or trained model.
-        split: the split it was trained on; histories are what a user had before the test.
+        split: the split it was trained on; histories are the training and validation events of a user.
         judged: items with what users thought of them.
         ks: cut-offs; `weighted_metrics` says what is computed, here with equal weights.
         least_items: users with fewer judged items are left out.
@@ -75,10 +75,10 @@ def evaluate_judged(
     filled = np.arange(width) < lengths[:, None]
     candidates = np.zeros((len(rows), width), dtype=np.int64)
     candidates[filled] = lists.values
-    start = split.log.offsets[users]
-    known = np.maximum(split.train_end[users], start)
-    known[np.isin(users, split.test.users)] = split.test.history_end
-    batch = histories(split.log, users, start, known, max_length).to(device_of(model))
+    known = split.train_end.copy()
+    for part in (split.validation, split.validation_cold_users):
+        known[part.users] = part.target_end
+    batch = histories(split.log, users, split.log.offsets[users], known[users], max_length).to(device_of(model))
     with evaluation_mode(model):
         scores = model.candidate_scores(batch, torch.from_numpy(candidates).to(device_of(model))).cpu().numpy()
     ties = np.random.default_rng(tie_seed).random(scores.shape)

@@ -15,9 +15,10 @@ from recsys.evaluation.judged import evaluate_judged
 from recsys.evaluation.metrics import find_targets, ranking_metrics
 from recsys.evaluation.unbiased_validation import UnbiasedValidation
 from recsys.evaluation.weighted_metrics import weighted_metrics
+from recsys.features.batch import SequenceBatch
 from recsys.features.event_log import EventLog
 from recsys.features.fraction import Fraction
-from recsys.features.random_test import RandomTest
+from recsys.features.random_test import JudgedItems, RandomTest
 from recsys.features.schema import Schema
 from recsys.features.splits import SplitError
 from recsys.models.popularity import Popularity
@@ -174,6 +175,31 @@ def test_judged_lists_are_those_of_a_loop(log: EventLog) -> None:
     assert found.means()["MAP@3"] == pytest.approx(float(found.metrics["MAP@3"].mean()))
     with pytest.raises(ValueError, match="least_items"):
         evaluate_judged(model, split, judged, least_items=99)
+
+
+def test_histories_are_what_a_user_had_before_the_test(log: EventLog) -> None:
+    rule = RandomTest()
+    split, frame = rule(log), log.to_frame()
+    judged = rule.judged(log)
+    asked: dict[int, list[int]] = {}
+
+    class Recorder(Popularity):
+        def candidate_scores(self, batch: SequenceBatch, candidates: torch.Tensor) -> torch.Tensor:
+            for row, user in enumerate(batch.user_id.tolist()):
+                asked[user] = sorted(batch.item_id[batch.offsets[row] : batch.offsets[row + 1]].tolist())
+            return super().candidate_scores(batch, candidates)
+
+    model = Recorder()
+    model.fit(split)
+    few = JudgedItems(judged.users[:9], judged.offsets[:10], judged.items, judged.relevant)
+    found = evaluate_judged(model, split, few, ks=KS, max_length=3)
+    assert all(len(history) <= 3 for history in asked.values())
+    everybody = evaluate_judged(model, split, judged, ks=KS)
+    assert np.array_equal(found.metrics["MAP@3"], everybody.metrics["MAP@3"][: len(found.users)])
+    chosen = frame[(frame["split"] == "train_mnar") & (frame["weight"] >= 4)]
+    for user, history in asked.items():
+        raw = log.users.values[user - 1]
+        assert [log.items.values[item - 1] for item in history] == sorted(chosen["item_id"][chosen["user_id"] == raw])
 
 
 def test_ties_are_broken_at_random_and_not_by_the_number_of_the_item(log: EventLog) -> None:
