@@ -227,6 +227,33 @@ def feature_information(correlation: FeatureCorrelation, *, title: str | None = 
     return figure
 
 
+def propensity_curves(
+    curves: Mapping[str, Sequence[float]], truth: Sequence[float] | None = None, *, title: str | None = None
+) -> Figure:
+    """How likely positions are to be examined against the first one, on a logarithmic axis: ratios are what counts.
+
+    Args:
+        curves: name -> relative propensities of positions 1, 2, ...
+        truth: the true ones, where clicks are simulated.
+        title: above the picture.
+    """
+    _some(curves)
+    figure, axes = _figure(7.2, 4.2)
+    if truth is not None:
+        axes.plot(range(1, len(truth) + 1), truth, color=_GREY, linewidth=5, alpha=0.6, label="truth")
+    for index, (name, curve) in enumerate(curves.items()):
+        colour, marker = _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+        axes.plot(range(1, len(curve) + 1), curve, color=colour, marker=marker, markersize=5, linewidth=1.6, label=name)
+    axes.set_yscale("log")
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.set_xlabel("position")
+    axes.set_ylabel("examination against position 1")
+    axes.set_title(title or "Propensities of positions", loc="left", fontweight="bold")
+    axes.legend(frameon=False, labelcolor=_INK)
+    return figure
+
+
 def _some(data: Mapping[str, object]) -> None:
     if not data:
         raise ValueError("nothing to draw: no model was given")

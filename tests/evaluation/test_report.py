@@ -149,6 +149,13 @@ def test_effective_ranks_are_drawn_from_zero_up() -> None:
         np.testing.assert_array_equal(line.get_ydata(), curve)
 
 
+def test_propensities_are_drawn_beside_the_truth() -> None:
+    (axes,) = plots.propensity_curves({"dual": [1.0, 0.5], "em": [1.0, 0.4]}, [1.0, 0.45]).axes
+    drawn = {line.get_label(): list(line.get_ydata()) for line in axes.lines}
+    assert drawn == {"truth": [1.0, 0.45], "dual": [1.0, 0.5], "em": [1.0, 0.4]}
+    assert axes.get_yscale() == "log" and list(axes.lines[1].get_xdata()) == [1, 2]
+
+
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         plots.scores({}, "NDCG@10")

@@ -1,0 +1,73 @@
+"""The propensities that a training has learned: followed along it, and kept as a table and a picture."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import MLFlowLogger
+from torch import Tensor
+
+from recsys.evaluation.plots import propensity_curves
+from recsys.training.listwise import ListwiseModule
+
+TABLE, PICTURE = "propensities.json", "plots/propensities.png"
+
+
+class PropensityLog(L.Callback):
+    """Logs `propensity/position_2` and so on at each epoch, and writes the curves where training ends.
+
+    A training whose loss does not model propensities is left alone. Files go into `folder`, and to MLflow where the
+    trainer has Lightning's `MLFlowLogger`.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Logs the relative propensities; those of the first position are 1."""
+        curves = _curves(pl_module)
+        if curves is None:
+            return
+        for context, curve in enumerate(curves.tolist()):
+            prefix = "propensity" if len(curves) == 1 else f"propensity/context_{context}"
+            for position, value in enumerate(curve[1:], start=2):
+                pl_module.log(f"{prefix}/position_{position}", value, rank_zero_only=True)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Writes `propensities.json` and `plots/propensities.png`."""
+        curves = _curves(pl_module)
+        if curves is None or not trainer.is_global_zero:
+            return
+        names = ["all lists"] if len(curves) == 1 else [f"context {number}" for number in range(len(curves))]
+        table = dict(zip(names, curves.tolist(), strict=True))
+        (self.folder / PICTURE).parent.mkdir(parents=True, exist_ok=True)
+        figure = propensity_curves(table)
+        _replace(self.folder / TABLE, (json.dumps(table, indent=2) + "\n").encode())
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png", dpi=110)
+        _replace(self.folder / PICTURE, picture.getvalue())
+        for logger in trainer.loggers:
+            if isinstance(logger, MLFlowLogger):
+                logger.experiment.log_dict(logger.run_id, table, TABLE)
+                logger.experiment.log_figure(logger.run_id, figure, PICTURE)
+
+
+def _curves(module: L.LightningModule) -> Tensor | None:
+    """`[contexts, L]`."""
+    if not isinstance(module, ListwiseModule):
+        raise TypeError(f"PropensityLog follows a ListwiseModule, not a {type(module).__name__}")
+    return module.loss.relative_propensities()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Under a temporary name first."""
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    unfinished.write_bytes(content)
+    unfinished.replace(path)
