@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from _markdown import markdown, number
+from _report_dla import dual_learning_part
 from _report_search import search_part
 from _report_ssl import draw, feature_part
 from _row import BASELINES, DATASETS, FEATURE_DATASETS, FRACTIONS, REFIT, SEARCH_DATASETS, SPLITS
@@ -82,6 +83,7 @@ def report(results: Path) -> str:
         of_dataset = [row for row in rows if row["dataset"] == dataset]
         if of_dataset:
             parts += [f"## {dataset}", *_dataset(dataset, of_dataset)]
+    parts += dual_learning_part(results)
     if benchmarks:
         parts += [
             "## Benchmarks",
