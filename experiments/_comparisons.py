@@ -15,8 +15,10 @@ from recsys.evaluation.result import RULES
 
 COMPARED = ("AUC", "HR@10", "NDCG@10", "HR@50", "NDCG@50", "MRR@50")
 CHOSEN_BY = "NDCG@10"
+RANKED = "/ranked"
+"""What follows the task in the label of lists that the second stage ordered."""
 Pair = tuple[str, str]
-"""Names of the row that is compared, and of the one that it is compared with."""
+"""Names of what is compared, and of what it is compared with."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ def with_comparisons(table: Mapping[str, Finished]) -> list[dict[str, Any]]:
     | `comparison` | a row without tasks | the strongest baseline |
     | `baseline_comparisons` | a row with tasks, by label | the strongest baseline of the task |
     | `comparisons` | any row, by the other's name and by label | the rows that it is declared to stand `against` |
+    | `stage_comparisons` | a row that ranks, by task | its own retrieval: ranked less retrieved |
 
     Args:
         table: the finished rows of one data set and protocol, by name.
@@ -62,12 +65,22 @@ def with_comparisons(table: Mapping[str, Finished]) -> list[dict[str, Any]]:
                 contents[name]["comparison"] = comparison
         for name, other in against:
             contents[name].setdefault("comparisons", {}).setdefault(other, {})[label] = found[name, other]
+    for name, finished in table.items():
+        if found := _stages(finished.judgements):
+            contents[name]["stage_comparisons"] = found
     return list(contents.values())
+
+
+def _stages(judgements: Mapping[str, Sequence[Judgement]]) -> dict[str, dict[str, Any]]:
+    """By task, what the second stage of a row made of its first."""
+    tasks = [label.removesuffix(RANKED) for label in judgements if label.endswith(RANKED)]
+    found = {task: _paired({(RANKED, task): (judgements[f"{task}{RANKED}"], judgements[task])}) for task in tasks}
+    return {task: metrics for task, by_pair in found.items() for metrics in by_pair.values()}
 
 
 def _of(finished: Finished, label: str) -> Sequence[Judgement]:
     """The judgements of a row by a label; a baseline has one list for both stages, that of its retrieval."""
-    plain = label.removesuffix("/ranked") if finished.row.is_baseline else label
+    plain = label.removesuffix(RANKED) if finished.row.is_baseline else label
     return finished.judgements.get(plain, ())
 
 
@@ -85,18 +98,25 @@ def _compared(table: Mapping[str, Finished], label: str, pairs: Sequence[Pair]) 
     """
     if not label and len(pairs) > 1:
         return {pair: found for alone in pairs for pair, found in _compared(table, label, [alone]).items()}
-    first, second = {}, {}
-    for number, (name, other) in enumerate(pairs):
-        ours, theirs = _of(table[name], label), _of(table[other], label)
+    judged = {(name, other): (_of(table[name], label), _of(table[other], label)) for name, other in pairs}
+    for (name, other), (ours, theirs) in judged.items():
         _check_alike(ours[0], theirs[0], f"{name} and {other}, {label or 'all requests'}")
+    return _paired(judged)
+
+
+def _paired(judged: Mapping[Pair, tuple[Sequence[Judgement], Sequence[Judgement]]]) -> dict[Pair, dict[str, Any]]:
+    """The comparisons of pairs of judgements of the same users, by metric; all pairs share the draws."""
+    first, second, users = {}, {}, None
+    for number, (ours, theirs) in enumerate(judged.values()):
+        users = ours[0].users
         for metric in COMPARED:
             if metric in ours[0].metrics:
                 first[f"{number}/{metric}"] = np.mean([judgement.metrics[metric] for judgement in theirs], axis=0)
                 second[f"{number}/{metric}"] = np.mean([judgement.metrics[metric] for judgement in ours], axis=0)
-    found = compare(first, second, users=ours[0].users) if pairs else {}
+    found = compare(first, second, users=users) if judged else {}
     return {
         pair: {m: asdict(found[f"{number}/{m}"]) for m in COMPARED if f"{number}/{m}" in found}
-        for number, pair in enumerate(pairs)
+        for number, pair in enumerate(judged)
     }
 
 

@@ -120,6 +120,10 @@ def _comparisons(rows: Sequence[Content], task: str) -> Iterable[str]:
                 if f"{task}{suffix}" in labels
             ]
             lines += [f"- {row['model']} less {other}: {'; '.join(said)}."] if said else []
+        if task in row.get("stage_comparisons", {}):
+            lines.append(
+                f"- {row['model']}, {_difference('ranked less retrieved, NDCG@10', row['stage_comparisons'][task])}."
+            )
     if lines:
         yield "Differences, with 95% intervals of a paired bootstrap over users:"
         yield "\n".join(lines)

@@ -96,6 +96,22 @@ def test_pairs_that_share_their_draws_get_the_intervals_of_each_alone(search_tab
     assert together["high"] == pytest.approx(alone.high, abs=0.1 * width)
 
 
+def test_the_second_stage_is_compared_with_the_first(search_table):
+    toy = search_table["synergen"]
+    found = compared(search_table)["synergen"]["stage_comparisons"]
+    assert set(found) == {label.removesuffix("/ranked") for label in toy.finished.judgements if "ranked" in label}
+    for task, metrics in found.items():
+        expected = difference(toy, toy, f"{task}/ranked", task, "NDCG@10")
+        assert metrics["NDCG@10"]["difference"]["mean"] == pytest.approx(expected)
+    ours, theirs = (
+        {"MRR@50": np.mean([judged[label].metrics["MRR@50"] for judged in toy.evaluations], axis=0)}
+        for label in ("search/ranked", "search")
+    )
+    expected = compare(theirs, ours)["MRR@50"].p_value
+    assert found["search"]["MRR@50"]["p_value"] == pytest.approx(expected, abs=0.02)
+    assert "stage_comparisons" not in compared(search_table)["popularity"]
+
+
 def test_a_table_without_baselines_has_nothing_beside_it(search_table):
     (content,) = with_comparisons({"query_only": search_table["query_only"].finished})
     assert content["baselines_run"] == []
