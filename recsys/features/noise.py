@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +10,7 @@ from numpy.typing import NDArray
 
 from recsys.features.event_log import EventLog
 from recsys.features.jagged import offsets_of
-from recsys.features.splits import EvaluationSet, Ids, Split, SplitRule
+from recsys.features.splits import EvaluationSet, Ids, Split, SplitError, SplitRule
 from recsys.features.training_pairs import TrainingPairs
 
 INJECTED = "injected"
@@ -31,6 +30,7 @@ class InjectedNoise(SplitRule):
 
     Raises:
         ValueError: the ratio is negative, or (when it splits) a user lacks items to inject.
+        SplitError: another rule is wrapped around it.
     """
 
     def __init__(self, rule: SplitRule, ratio: float, seed: int = 0, avoid_held_out: bool = True) -> None:
@@ -44,11 +44,19 @@ class InjectedNoise(SplitRule):
         return self.rule.name
 
     def settings(self) -> dict[str, Any]:
-        noise = {"ratio": self.ratio, "seed": self.seed, "avoid_held_out": self.avoid_held_out}
-        return self.rule.settings() | {"noise": noise}
+        rule = type(self.rule)
+        made_by = {"class_path": f"{rule.__module__}.{rule.__qualname__}", "init_args": self.rule.settings()}
+        return {
+            "rule": made_by,
+            "ratio": self.ratio,
+            "seed": self.seed,
+            "avoid_held_out": self.avoid_held_out,
+        }
 
     def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
-        return self.rule.cut(log)
+        raise SplitError(
+            "InjectedNoise: noise makes another log, which no other rule can cut; wrap it around the other"
+        )
 
     def __call__(self, log: EventLog) -> Split:
         return inject(self.rule(log), self.ratio, self.seed, self.avoid_held_out)
@@ -58,7 +66,8 @@ def inject(split: Split, ratio: float, seed: int = 0, avoid_held_out: bool = Tru
     """Adds `int(ratio * n)` random items to the n distinct training items of each user.
 
     The items of a user are distinct and uniform over those that the user did not have. Each stands behind a random
-    training event of the user, with its time and its other columns. The new log has a column `injected`.
+    training event of the user, with its time and its other columns. The new log has a column `injected`; its sources,
+    and so its fingerprint, are those of the old one.
 
     Args:
         split: stays as it is.
@@ -84,15 +93,13 @@ def inject(split: Split, ratio: float, seed: int = 0, avoid_held_out: bool = Tru
     columns["item_id"] = np.concatenate([log.item_id, items]).astype(log.item_id.dtype)[order]
     columns[INJECTED] = order >= log.n_events
     before = offsets_of(np.bincount(anchor, minlength=log.n_events))  # events injected before each place of the log
-    name = f"{log.fingerprint} injected {ratio} {seed} {avoid_held_out} {split.hash}"
     noisy = replace(
         log,
         columns=columns,
         offsets=log.offsets + before[log.offsets],
-        fingerprint=hashlib.sha256(name.encode()).hexdigest(),
         facts=log.facts | {"injected_events": len(items)},
     )
-    return _Moved(split, before)(noisy)
+    return _Moved(split, before, {"ratio": ratio, "seed": seed, "avoid_held_out": avoid_held_out})(noisy)
 
 
 def recall_ceiling(split: Split, users: EvaluationSet) -> float:
@@ -119,14 +126,15 @@ class _Moved(SplitRule):
     Args:
         split: of the clean log.
         before: `[n_events + 1]`, events injected before each place of that log.
+        noise: how they were drawn.
     """
 
-    def __init__(self, split: Split, before: Ids) -> None:
-        self.split, self.before = split, before
+    def __init__(self, split: Split, before: Ids, noise: dict[str, Any]) -> None:
+        self.split, self.before, self.noise = split, before, noise
         self.name = split.rule
 
     def settings(self) -> dict[str, Any]:
-        return {"clean": self.split.hash}
+        return {"clean": self.split.hash} | self.noise
 
     def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
         clean = self.split

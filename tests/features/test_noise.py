@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from recsys.features.event_log import EventLog
+from recsys.features.fraction import Fraction
 from recsys.features.noise import INJECTED, InjectedNoise, inject, recall_ceiling
 from recsys.features.schema import Schema
-from recsys.features.splits import EvaluationSet, GlobalTime, Split
+from recsys.features.splits import EvaluationSet, GlobalTime, Split, SplitError
 from recsys.features.user_shares import UserShares
 
 ITEMS, RATIO = 60, 0.3
@@ -68,7 +69,7 @@ def test_the_log_stays_one_and_the_other_parts_as_they_were(split: Split) -> Non
     keys = np.stack([noisy.log.user_ids(), noisy.log.timestamp])
     assert (np.lexsort(keys[::-1]) == np.arange(noisy.log.n_events)).all()
     assert noisy.facts["train_events"] == split.facts["train_events"] + noisy.facts["injected_events"]
-    assert noisy.rule == split.rule and noisy.hash != split.hash and noisy.log.fingerprint != log.fingerprint
+    assert noisy.rule == split.rule and len({noisy.hash, inject(split, RATIO, 1).hash, split.hash}) == 3
     clean = ~noisy.log.columns[INJECTED]
     for name, column in log.columns.items():
         assert np.array_equal(noisy.log.columns[name][clean], column) and noisy.log.columns[name].dtype == column.dtype
@@ -131,12 +132,16 @@ def test_the_rule_is_the_function(split: Split) -> None:
         warnings.simplefilter("ignore", UserWarning)
         made = noisy(split.log)
     assert made.hash == inject(split, RATIO, seed=3).hash and noisy.name == split.rule
-    assert noisy.settings()["noise"] == {"ratio": RATIO, "seed": 3, "avoid_held_out": True}
+    own = {"ratio": RATIO, "seed": 3, "avoid_held_out": True}
+    assert {name: noisy.settings()[name] for name in own} == own
+    assert noisy.settings()["rule"]["init_args"] == rule.settings()
 
 
 def test_what_cannot_be_injected_is_refused() -> None:
     with pytest.raises(ValueError, match="ratio must be"):
         InjectedNoise(GlobalTime(), -0.1)
+    with pytest.raises(SplitError, match="wrap it around the other"):
+        Fraction(InjectedNoise(GlobalTime(), 0.3), 0.5)(log_of())
     frame = pd.DataFrame({"user_id": "ann", "item_id": [0, 1, 2, 3, 4], "timestamp": range(5)})
     split = GlobalTime(0.2, 0.0)(EventLog.from_frame(frame, Schema(name="all of it")))
     with pytest.raises(ValueError, match="user ann is to get 2 items and has not had only 0 of 5"):
