@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from _activity import METRIC, activity_table
 from _markdown import markdown, number
 from _ranking import NEGATIVES, USERS
 from _row import SEARCH_BASELINES
@@ -52,6 +53,7 @@ def search_part(dataset: str, rows: Sequence[Content]) -> list[str]:
     for task in tasks:
         requests = max(row["requests"].get(task, 0) for row in rows)
         parts += [f"#### {dataset}: {task}, {requests:,} requests", _lists(main, task), *_comparisons(main, task)]
+        parts += _by_activity(main, task)
     parts += [f"#### {dataset}: ranking of candidates", CANDIDATES]
     parts += [part for task in tasks for part in (f"Task {task}:", _candidates(main, task))]
     if rotary:
@@ -59,6 +61,17 @@ def search_part(dataset: str, rows: Sequence[Content]) -> list[str]:
         parts += [f"#### {dataset}: ablation of rotary embeddings", "`synergen` has SplitByDim."]
         parts += [part for task in tasks for part in (f"Task {task}:", _lists([*beside, *rotary], task))]
     return parts
+
+
+def _by_activity(rows: Sequence[Content], task: str) -> Iterable[str]:
+    """The recipe and what it is compared with, by activity of the user."""
+    recipe = next((row for row in rows if row["model"] == "synergen"), None)
+    if recipe is not None:
+        beside = recipe.get("comparisons", {}).keys() | SEARCH_BASELINES.keys()
+        table = activity_table([recipe, *(row for row in rows if row["model"] in beside)], task)
+        if table:
+            yield f"{METRIC} of retrieval by activity of the user:"
+            yield table
 
 
 CANDIDATES = (

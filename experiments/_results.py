@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _activity import by_activity
 from _ranking import wanted
 from _row import Row
 from _runs import Run
@@ -27,12 +28,14 @@ class Judgement:
 
     Attributes:
         users: `[U]` int64, the user of each request.
+        history_length: `[U]` events before each request.
         metrics: values per request, `[U]` float32 each.
         means: of every metric, those of all lists included.
         facts: of the evaluation.
     """
 
     users: NDArray[np.int64]
+    history_length: NDArray[np.integer]
     metrics: dict[str, NDArray[np.float32]]
     means: dict[str, float]
     facts: dict[str, Any]
@@ -42,6 +45,7 @@ class Judgement:
         """Without the lists. The label of a judgement says that candidates were drawn; its metrics need not."""
         return cls(
             evaluation.users,
+            evaluation.history_length,
             {name.removeprefix("Sampled "): values for name, values in evaluation.metrics.items()},
             {name.removeprefix("Sampled "): value for name, value in evaluation.means().items()},
             evaluation.facts,
@@ -103,6 +107,7 @@ def gather(row: Row, runs: Sequence[Run], judgements: dict[str, list[Judgement]]
         for label, of_label in judgements.items()
         for name in of_label[0].means
     }
+    activity = {label: by_activity(of_label) for label, of_label in judgements.items() if label and "/" not in label}
     requests = {label: of_label[0].facts["judged_requests"] for label, of_label in judgements.items() if label}
     return {
         "dataset": row.dataset,
@@ -110,6 +115,7 @@ def gather(row: Row, runs: Sequence[Run], judgements: dict[str, list[Judgement]]
         "model": row.model,
         "metrics": metrics,
         **({"requests": requests} if requests else {}),
+        **({"activity": activity} if activity else {}),
         "seeds": [run.seed for run in runs],
         "baselines_run": [],
         "wall_s": round(sum(record.usage["wall_s"] for record in records) / len(records), 1),

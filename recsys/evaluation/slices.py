@@ -54,7 +54,7 @@ def by_history_length(
     Args:
         evaluation: the evaluation.
         metric: name of the metric.
-        edges: first length of each slice but the first, ascending.
+        edges: as of `history_slices`.
         level: of the bootstrap intervals.
 
     Returns:
@@ -66,16 +66,34 @@ def by_history_length(
     _check_metric(evaluation, metric)
     values = evaluation.metrics[metric]
     defined = ~np.isnan(values)
-    place = np.searchsorted(edges, evaluation.history_length, side="right")
-    bounds = [0, *edges]
-    names = [f"{low}-{high - 1}" for low, high in zip(bounds, edges, strict=False)] + [f"{bounds[-1]}+"]
     rows = []
-    for index, name in enumerate(names):
-        chosen = defined & (place == index)
+    for name, of_length in history_slices(evaluation.history_length, edges):
+        chosen = defined & of_length
         if chosen.any():
             interval = bootstrap({metric: values[chosen]}, users=evaluation.users[chosen], level=level)[metric]
             rows.append((name, interval.users, interval.mean, interval.low, interval.high))
     return pd.DataFrame(rows, columns=["slice", "users", "value", "low", "high"])
+
+
+def history_slices(
+    history_length: NDArray[np.integer], edges: Sequence[int] = (5, 10, 20, 50)
+) -> list[tuple[str, NDArray[np.bool_]]]:
+    """Slices of requests by activity of the user.
+
+    Args:
+        history_length: `[U]` events before each request.
+        edges: first length of each slice but the first, ascending.
+
+    Returns:
+        Name and `[U]` members of each slice, also of those that have none.
+
+    Example:
+        >>> [(name, members.tolist()) for name, members in history_slices(np.array([3, 7]), edges=(5,))]
+        [('0-4', [True, False]), ('5+', [False, True])]
+    """
+    place, bounds = np.searchsorted(edges, history_length, side="right"), [0, *edges]
+    names = [f"{low}-{high - 1}" for low, high in zip(bounds, edges, strict=False)] + [f"{bounds[-1]}+"]
+    return [(name, place == index) for index, name in enumerate(names)]
 
 
 def by_task(evaluations: Sequence[Evaluation], metric: str, level: float = 0.95) -> pd.DataFrame:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import report
@@ -80,7 +81,8 @@ def test_each_task_has_a_table_of_retrieved_and_of_ranked_lists(search_page, tas
         assert cells(own, model, stage)[:4] == expected
     assert "rotary_none" not in own
     assert ("| query_only |" in own) == (task == "search")
-    lines = [line for line in own.splitlines() if line.startswith("| ") and "---" not in line][1:]
+    lists = own.partition("by activity of the user:")[0]
+    lines = [line for line in lists.splitlines() if line.startswith("| ") and "---" not in line][1:]
     values = [float(line.split("|")[5].replace("*", "").split()[0]) for line in lines]
     assert values == sorted(values, reverse=True)
     assert lines[0].split("|")[5].strip().startswith("**"), "the best of a column is bold"
@@ -99,6 +101,17 @@ def test_comparisons_are_sentences_with_the_numbers_of_the_json(search_page):
     assert line in section(page, "search_beauty: search, ")
     best = contents["synergen"]["baseline_comparisons"]["recommendation"]["with"]
     assert f"- synergen less {best} (the strongest baseline): " in section(page, "search_beauty: recommendation, ")
+
+
+def test_activity_has_a_table_in_each_task(search_page):
+    contents, page = search_page
+    synergen = contents["synergen"]
+    for task in ("search", "recommendation"):
+        table = section(page, f"search_beauty: {task}, ").partition("by activity of the user:")[2]
+        for found in synergen["activity"][task]:
+            assert re.search(rf"^\| {re.escape(found['slice'])} \| {found['requests']} \|", table, re.MULTILINE)
+            assert f"{found['mean']:.4f}" in table
+        assert ("query_only" in table) == (task == "search") and "popularity" in table
 
 
 def test_candidates_have_a_table_for_each_task(search_page):

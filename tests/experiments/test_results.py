@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from _activity import by_activity
 from _results import gather, over_runs, write
 
 TASKLESS = {"dataset", "protocol", "model", "metrics", "seeds", "baselines_run", "wall_s", "peak_rss_mib"}
@@ -31,7 +32,7 @@ def test_a_row_holds_every_seed_and_the_declared_keys(plain_table):
 def test_each_task_stage_and_number_of_candidates_has_metrics_of_its_own(search_table):
     toy = search_table["synergen"]
     labels = {f"{task}{stage}" for task in ("search", "recommendation") for stage in STAGES}
-    assert set(toy.content) == TASKLESS | {"requests"}
+    assert set(toy.content) == TASKLESS | {"requests", "activity"}
     assert set(toy.content["requests"]) == labels == {name.rpartition("/")[0] for name in toy.content["metrics"]}
     for label in labels:
         for name, metric in toy.content["metrics"].items():
@@ -47,6 +48,23 @@ def test_each_task_stage_and_number_of_candidates_has_metrics_of_its_own(search_
     assert requests["search"] + requests["recommendation"] == len(toy.evaluations[0]["search"].users) + len(
         toy.evaluations[0]["recommendation"].users
     )
+
+
+def test_activity_is_that_of_the_requests_over_the_seeds(search_table):
+    """Against a loop; the toy's histories are alike, and so are made to differ."""
+    toy = search_table["synergen"]
+    assert set(toy.content["activity"]) == {"search", "recommendation"}
+    judgements = toy.finished.judgements["search"]
+    lengths = np.arange(len(judgements[0].users)) % 60
+    slices = by_activity([replace(judged, history_length=lengths) for judged in judgements])
+    assert [found["slice"] for found in slices] == ["0-4", "5-9", "10-19", "20-49", "50+"]
+    for found in slices:
+        low, _, high = found["slice"].replace("+", "-1000000").partition("-")
+        members = [row for row, length in enumerate(lengths) if int(low) <= length <= int(high)]
+        of_seeds = [np.mean([judged.metrics["NDCG@10"][row] for row in members]) for judged in judgements]
+        assert found["requests"] == len(members)
+        assert found["mean"] == pytest.approx(np.mean(of_seeds), rel=1e-5)
+        assert found["sd"] == pytest.approx(np.std(of_seeds, ddof=1), rel=1e-3, abs=1e-7)
 
 
 def test_a_row_that_is_made_for_one_task_lacks_the_other(search_table):
