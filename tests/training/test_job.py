@@ -73,3 +73,10 @@ def test_a_run_without_a_name_is_called_by_the_time() -> None:
     assert Job(folder="here").run_folder() == Path("here")
     with pytest.raises(JobError, match=r"`job.resume` needs `job.folder`"):
         Job(resume="auto").run_folder()
+
+
+def test_what_validation_weighs_is_judged_without_weights() -> None:
+    job = Job(monitor="val/snips_MAP@3")
+    assert job.monitor == "val/snips_MAP@3" and (job.metric, job.k) == ("MAP@3", 3) and 3 in job.ks
+    with pytest.raises(JobError, match="no metric of the validation"):
+        Job(monitor="val/snips_")
