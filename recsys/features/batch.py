@@ -23,6 +23,8 @@ class SequenceBatch:
         target: `[T]` int64, the item that follows each event; 0 carries no loss. None outside training.
         target_timestamp: `[T]` int64, the time of the request that `target` answers. None outside training.
         target_action: `[T]` int64, what was done with `target`. None outside training and for logs without actions.
+        target_position: `[T]` int64, where `target` stood when it was chosen. None outside training and for logs
+            without positions.
         target_query: `[T]` int64, the row of `queries` that `target` answers. None outside training or without any.
         cutoff: `[T]` int64, events of the user that lie before the request of `target`: what a model may know of when
             it is asked. None outside training.
@@ -40,6 +42,7 @@ class SequenceBatch:
     target_timestamp: Tensor | None = None
     target_action: Tensor | None = None
     target_query: Tensor | None = None
+    target_position: Tensor | None = None
     cutoff: Tensor | None = None
     request_timestamp: Tensor | None = None
     request_query: Tensor | None = None

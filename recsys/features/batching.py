@@ -174,6 +174,7 @@ class TrainingBatches:
         log, items, times = self.log, self.log.item_id, self.log.timestamp
         acted = "action" in log.columns
         asked = log.columns["query"][at + 1] if log.schema.of("query") else None
+        placed = "position" in log.columns
         return SequenceBatch.build(
             user_id=torch.from_numpy(self.users[rows]),
             lengths=torch.from_numpy(lengths),
@@ -182,6 +183,7 @@ class TrainingBatches:
             target=torch.from_numpy(items[at + 1].astype(np.int64)),
             target_timestamp=torch.from_numpy(times[at + 1].astype(np.int64)),
             target_action=torch.from_numpy(log.columns["action"][at + 1].astype(np.int64)) if acted else None,
+            target_position=torch.from_numpy(log.columns["position"][at + 1].astype(np.int64)) if placed else None,
             cutoff=torch.from_numpy(cutoffs(opens_request(log, at + 1), lengths)),
             **_actions(log, at),
             **_queries(log, query=at, target_query=asked),

@@ -21,6 +21,7 @@ from recsys.models.synergen import SynerGen
 from recsys.models.tokens import Slots
 from recsys.training.objective import Objective, sampled_scores
 from recsys.training.slot_negatives import SlotNegatives
+from recsys.unbiased.position_weights import PositionWeights
 
 
 class _Requests(NamedTuple):
@@ -60,6 +61,7 @@ class JointObjective(Objective):
         search: weight of retrieval with one, likewise.
         ranking: weight of ranking.
         recommend_searched: whether an event that answered a query is asked for without it too.
+        position_weights: what slots count by where their positive was clicked, within each task; None: all alike.
 
     Raises:
         ValueError: the sampler draws negatives for every position, which cannot be shared.
@@ -76,6 +78,7 @@ class JointObjective(Objective):
         search: float = 1.0,
         ranking: float = 1.0,
         recommend_searched: bool = True,
+        position_weights: PositionWeights | None = None,
     ):
         super().__init__()
         self.loss = loss if loss is not None else InfoNCE(temperature=0.05)
@@ -87,11 +90,14 @@ class JointObjective(Objective):
         self.ranking_slots = ranking_slots
         self.weights = {"recommendation": recommendation, "search": search, "ranking": ranking}
         self.recommend_searched = recommend_searched
+        self.position_weights = position_weights
 
     def setup(self, catalogue: Catalogue, seed: int, device: torch.device) -> None:
         self.loss.setup(catalogue.n_items)
         self.negatives.setup(catalogue.n_items, catalogue.counts, seed, device)
         self.ranking_negatives.setup(seed + 1, device)
+        if self.position_weights is not None:
+            self.position_weights.to(device)
         self.generator = torch.Generator(device=device).manual_seed(seed + 2)
 
     def forward(self, network: SequenceNetwork, batch: SequenceBatch) -> LossOutput:
@@ -164,16 +170,32 @@ class JointObjective(Objective):
         logits = network.rank(context, slots, states[chosen], vectors[columns])
         action = torch.zeros_like(at) if batch.target_action is None else (batch.target_action[at] - 1).clamp(min=0)
         search = requests.search[chosen]
-        each = total(torch.stack([(~search).sum(), search.sum()]))
         loss, parts = self.ranking_loss(
             SlotScores(
                 logits=logits,
                 action=action,
                 valid=torch.cat([torch.ones_like(at, dtype=torch.bool).unsqueeze(1), negatives.valid], dim=1),
-                weight=(1 / each.clamp(min=1).to(logits.dtype))[search.long()],
+                weight=self._slot_weights(batch, at, search, logits.dtype),
             )
         )
         return loss, {f"ranking_{name}": part for name, part in parts.items()}
+
+    def _slot_weights(self, batch: SequenceBatch, at: Tensor, search: Tensor, dtype: torch.dtype) -> Tensor:
+        """`[P]` weights of slots whose positives are the targets `at`; the sum of each task's is 1.
+
+        Raises:
+            ValueError: slots are to be weighed by position, and the log has none.
+        """
+        if self.position_weights is None:
+            each = total(torch.stack([(~search).sum(), search.sum()]))
+            return (1 / each.clamp(min=1).to(dtype))[search.long()]
+        if batch.target_position is None:
+            raise ValueError(
+                "position_weights need the column of positions: name it as `events.position` in the schema"
+            )
+        weight: Tensor = self.position_weights(batch.target_position[at])
+        each = total(torch.stack([weight[~search].sum(), weight[search].sum()]))
+        return (weight / each.clamp_min(torch.finfo(weight.dtype).tiny)[search.long()]).to(dtype)
 
     def _chosen(self, search: Tensor) -> Tensor:
         """Places of the requests at which ranking is learned, ascending by user within each task's half."""

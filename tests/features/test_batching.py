@@ -135,6 +135,16 @@ def test_targets_are_the_next_events(split: Split, window: tuple[int, int | None
             assert event + 1 < split.train_end[row[0]]  # a target is a training event
 
 
+def test_positions_of_targets_are_those_of_the_next_events() -> None:
+    """Where the log has them."""
+    log = log_of([5, 4], seed=0)
+    assert TrainingBatches(LeaveLastOut(refit=True)(log), 4, 10).batch(np.arange(2)).target_position is None
+    log.columns["position"] = np.array([3, 1, 4, 1, 5, 9, 2, 6, 5], dtype=np.int32)
+    batch = TrainingBatches(LeaveLastOut(refit=True)(log), 4, 10).batch(np.arange(2))
+    assert batch.target_position is not None and batch.target_position.tolist() == [1, 4, 1, 2, 6]
+    assert batch.target_position.dtype == torch.int64
+
+
 def test_an_epoch_is_a_permutation_and_each_one_another() -> None:
     split = LeaveLastOut()(log_of([9] * 40, seed=0))
     batches = TrainingBatches(split, 8, 50)

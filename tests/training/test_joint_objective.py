@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,7 @@ from recsys.models.tokens import Slots
 from recsys.training.joint_objective import JointObjective
 from recsys.training.objective import RetrievalObjective
 from recsys.training.slot_negatives import SlotNegatives
+from recsys.unbiased.position_weights import PositionWeights
 
 CPU = torch.device("cpu")
 WORDS = np.array(["red", "blue", "soap", "cream", "brush", "oil"])
@@ -230,3 +232,43 @@ def test_every_draw_goes_on_from_the_checkpoint():
 def test_negatives_for_every_position_are_refused():
     with pytest.raises(ValueError, match="per_position"):
         JointObjective(negatives=Uniform(8, per_position=True))
+
+
+class Kept(Pointwise):
+    """Keeps what it is given."""
+
+    def forward(self, scores):
+        self.scores = scores
+        return super().forward(scores)
+
+
+def test_slots_count_by_the_position_of_their_click_within_each_task():
+    catalogue, batch = data(queries=True)
+    position = torch.arange(len(batch.target)) % 3 + 1
+    made = objective(
+        catalogue, ranking_loss=Kept(), ranking_slots=20, position_weights=PositionWeights([1.0, 0.5, 0.1])
+    )
+    _, parts = made(network(catalogue, ranking=True), replace(batch, target_position=position))
+    other = objective(catalogue, ranking_loss=Pointwise(), ranking_slots=20)
+    chosen = other._chosen((requests := other._requests(batch, searches=True)).search)
+    rows = made.ranking_loss.rows(made.ranking_loss.scores)
+    means = []
+    for search in (False, True):
+        mine = requests.search[chosen] == search
+        weight = torch.tensor([{1: 1.0, 2: 2.0, 3: 10.0}[int(p)] for p in position[requests.at[chosen]][mine]])
+        assert len(weight.unique()) > 1
+        means.append((rows[mine] * weight).sum() / weight.sum())
+    torch.testing.assert_close(parts["ranking_loss"], torch.stack(means).mean().detach())
+
+
+def test_equal_positions_weigh_as_none_do_and_missing_ones_are_refused():
+    catalogue, batch = data(queries=True)
+    losses = []
+    for weights in (None, PositionWeights([0.7, 0.7])):
+        made = objective(catalogue, ranking_loss=Pointwise(), position_weights=weights)
+        losses.append(
+            made(network(catalogue, ranking=True), replace(batch, target_position=torch.ones_like(batch.target))).loss
+        )
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=0)
+    with pytest.raises(ValueError, match=r"events\.position"):
+        made(network(catalogue, ranking=True), batch)
