@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
+from torch.nn import ModuleDict
 
 from recsys.features.embedding_table import Strict, Table
 
@@ -157,6 +158,12 @@ class Schema(Strict):
                 raise ValueError(f"two features are named `{name}`")
             if name in EventColumns.model_fields:
                 raise ValueError(f"feature name `{name}` is taken by the column of events of that name")
+        for name in dict.fromkeys([*names, *(str(f.table) for f in self.features if f.table is not None)]):
+            if hasattr(ModuleDict, name):
+                raise ValueError(
+                    f"a feature or table cannot be named `{name}`: torch's modules, which keep weights by these names, "
+                    f"use that one themselves; call it `item_{name}`, with `column: {name}`"
+                )
         unused = set(self.tables) - {feature.table for feature in self.features}
         if unused:
             raise ValueError(f"tables: no feature feeds {sorted(unused)}")

@@ -28,6 +28,11 @@ def parse(**keys: object) -> Schema:
         ({"features": [BRAND | {"typ": "text"}]}, "features.0.typ: Extra inputs"),
         ({"features": [BRAND, BRAND]}, "two features are named `brand`"),
         ({"features": [BRAND | {"name": "action"}]}, "taken by the column of events"),
+        (
+            {"features": [BRAND | {"name": "type"}]},
+            "cannot be named `type`: .* call it `item_type`, with `column: type`",
+        ),
+        ({"features": [BRAND | {"table": "values"}]}, "cannot be named `values`"),
         ({"features": [BRAND | {"table": "query"}]}, r"\['query'\] belong to the columns of events"),
         ({"features": [BRAND | {"type": "numeric", "table": "t"}]}, "numeric features feed no table"),
         ({"features": [BRAND | {"type": "vector", "table": "t"}]}, "vector features feed no table"),
