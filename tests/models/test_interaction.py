@@ -20,10 +20,11 @@ from recsys.models.artefact import load_model, save_model
 from recsys.models.interaction import InteractionNetwork
 from recsys.models.light_gcn import LightGCN, normalized_adjacency
 from recsys.models.matrix_factorization import MatrixFactorization
+from recsys.models.pair_towers import PairTowers
 from recsys.models.synergen import SynerGen
 
 USERS, ITEMS = 14, 9
-NETWORKS = [MatrixFactorization, LightGCN]
+NETWORKS = [MatrixFactorization, LightGCN, PairTowers]
 
 
 def toy(**schema: object) -> Split:
