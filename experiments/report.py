@@ -13,6 +13,7 @@ from typing import Any
 
 from _markdown import markdown, number
 from _report_dla import dual_learning_part
+from _report_random_test import RANDOM_TEST, random_test_part
 from _report_search import search_part
 from _report_ssl import draw, feature_part
 from _row import BASELINES, DATASETS, FEATURE_DATASETS, FRACTIONS, REFIT, SEARCH_DATASETS, SPLITS
@@ -103,6 +104,9 @@ def _dataset(dataset: str, rows: list[Content]) -> list[str]:
         parts += [f"### {dataset}, {protocol}", MEANING.get(protocol, "")]
         if dataset in FEATURE_DATASETS:
             parts += feature_part(dataset, table)
+            continue
+        if protocol == RANDOM_TEST:
+            parts += random_test_part(table)
             continue
         if any("requests" in row for row in table):
             parts += search_part(dataset, table)
