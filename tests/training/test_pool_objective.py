@@ -223,6 +223,15 @@ def test_cross_entropy_baselines_against_their_formulas(split: Split) -> None:
     assert truncated.item() == pytest.approx(np.sort(of_positive)[:24].mean() + of_negative.mean(), rel=1e-5)
 
 
+def test_the_graph_keeps_the_noise(split: Split) -> None:
+    network = network_of(split, "graph")
+    assert isinstance(network, LightGCN)
+    edges = network.adjacency.to_dense()
+    noise = split.log.columns["injected"]
+    users, items = split.log.user_ids()[noise], split.log.item_id[noise]
+    assert len(users) and bool((edges[users, network.n_users + 1 + torch.tensor(items)] > 0).all())
+
+
 def test_dropout_is_off_while_losses_are_measured_and_on_again_after(split: Split) -> None:
     network, batch = network_of(split), first(split)
     seen: list[bool] = []
