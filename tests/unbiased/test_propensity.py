@@ -86,7 +86,7 @@ def test_doubly_robust_is_right_where_one_of_both_models_is() -> None:
         assert found.shape == (DRAWS,)
         return float(abs(found.mean() - error.mean()) / (found.std() / DRAWS**0.5 + 1e-12))
 
-    wrong_error, wrong_theta = error.flip(0), theta.flip(0)
+    wrong_error, wrong_theta = 0.3 * error.flip(0), theta.flip(0)
     assert miss(wrong_error, theta) < 2
     assert miss(error, wrong_theta) < 1e-2
     assert miss(wrong_error, wrong_theta) > 10
