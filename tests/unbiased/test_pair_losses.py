@@ -113,6 +113,26 @@ def test_shrinkage_has_the_predicted_bias_and_variance(world: World) -> None:
     assert float(found.var()) == pytest.approx(variance, rel=4 * (2 / DRAWS) ** 0.5)
 
 
+def test_estimates_of_relevance_have_the_predicted_mean_pair_by_pair(world: World) -> None:
+    """Over pairs, misses of either sign could make up for each other."""
+    theta, gamma, g = world.theta, world.gamma, 0.5 * world.gamma
+    seen = theta * gamma
+    cases = [
+        (RelMF(), g, gamma),
+        (RelMF(clip=0.4), g, theta / theta.clamp(min=0.4) * gamma),
+        (PosteriorLabel(), gamma, gamma),
+        (PosteriorLabel(), g, seen + (1 - seen) * g * (1 - theta) / (1 - theta * g)),
+        (Shrinkage(0.3), g, (0.3 * g + theta * gamma) / (theta + 0.3)),
+    ]
+    for loss, relevance, expected in cases:
+        scores = PairScores(world.score, world.labels, theta.expand_as(world.labels), relevance=relevance)
+        estimated = loss.estimated(scores)
+        errors = (estimated.mean(0) - expected) / (estimated.std(0) / DRAWS**0.5)
+        assert errors.square().mean() < 1.5  # 1 but for 5 standard deviations of its own
+        missed = (estimated.mean(0) - gamma) / (estimated.std(0) / DRAWS**0.5)
+        assert expected is gamma or missed.square().mean() > 5
+
+
 def test_limits_are_other_losses_exactly(world: World) -> None:
     label = world.labels[0]
     scores, ones = world.scores(label, world.gamma), torch.ones_like(world.theta)
