@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from _activity import METRIC, activity_table
 from _markdown import markdown, number
 from _ranking import NEGATIVES, USERS
 from _row import SEARCH_BASELINES
+from _slices import METRIC, activity_table, cold_table
 
 Content = dict[str, Any]
 TASKS = ("search", "recommendation")
@@ -53,7 +53,7 @@ def search_part(dataset: str, rows: Sequence[Content]) -> list[str]:
     for task in tasks:
         requests = max(row["requests"].get(task, 0) for row in rows)
         parts += [f"#### {dataset}: {task}, {requests:,} requests", _lists(main, task), *_comparisons(main, task)]
-        parts += _by_activity(main, task)
+        parts += [*_by_activity(main, task), *_cold_items(main, task)]
     parts += [f"#### {dataset}: ranking of candidates", CANDIDATES]
     parts += [part for task in tasks for part in (f"Task {task}:", _candidates(main, task))]
     if rotary:
@@ -72,6 +72,14 @@ def _by_activity(rows: Sequence[Content], task: str) -> Iterable[str]:
         if table:
             yield f"{METRIC} of retrieval by activity of the user:"
             yield table
+
+
+def _cold_items(rows: Sequence[Content], task: str) -> Iterable[str]:
+    """What rows find of items that training does not know."""
+    if table := cold_table(rows, task):
+        requests = max(row["cold"][task]["requests"] for row in rows if task in row.get("cold", {}))
+        yield f"The {requests:,} of these requests whose item has no training event:"
+        yield table
 
 
 CANDIDATES = (

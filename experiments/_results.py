@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _activity import by_activity
 from _ranking import wanted
 from _row import Row
 from _runs import Run
+from _slices import by_activity, of_cold_items
 from numpy.typing import NDArray
 
 from recsys.evaluation.intervals import over_seeds
@@ -29,6 +29,7 @@ class Judgement:
     Attributes:
         users: `[U]` int64, the user of each request.
         history_length: `[U]` events before each request.
+        cold: `[U]` bool, requests for items without training events alone.
         metrics: values per request, `[U]` float32 each.
         means: of every metric, those of all lists included.
         facts: of the evaluation.
@@ -36,6 +37,7 @@ class Judgement:
 
     users: NDArray[np.int64]
     history_length: NDArray[np.integer]
+    cold: NDArray[np.bool_]
     metrics: dict[str, NDArray[np.float32]]
     means: dict[str, float]
     facts: dict[str, Any]
@@ -46,6 +48,7 @@ class Judgement:
         return cls(
             evaluation.users,
             evaluation.history_length,
+            np.bincount(evaluation.targets.row[evaluation.targets.decile > 0], minlength=len(evaluation.users)) == 0,
             {name.removeprefix("Sampled "): values for name, values in evaluation.metrics.items()},
             {name.removeprefix("Sampled "): value for name, value in evaluation.means().items()},
             evaluation.facts,
@@ -107,7 +110,9 @@ def gather(row: Row, runs: Sequence[Run], judgements: dict[str, list[Judgement]]
         for label, of_label in judgements.items()
         for name in of_label[0].means
     }
-    activity = {label: by_activity(of_label) for label, of_label in judgements.items() if label and "/" not in label}
+    retrieved = {label: of_label for label, of_label in judgements.items() if label and "/" not in label}
+    activity = {label: by_activity(of_label) for label, of_label in retrieved.items()}
+    cold = {label: found for label, of_label in retrieved.items() if (found := of_cold_items(of_label))}
     requests = {label: of_label[0].facts["judged_requests"] for label, of_label in judgements.items() if label}
     return {
         "dataset": row.dataset,
@@ -116,6 +121,7 @@ def gather(row: Row, runs: Sequence[Run], judgements: dict[str, list[Judgement]]
         "metrics": metrics,
         **({"requests": requests} if requests else {}),
         **({"activity": activity} if activity else {}),
+        **({"cold": cold} if cold else {}),
         "seeds": [run.seed for run in runs],
         "baselines_run": [],
         "wall_s": round(sum(record.usage["wall_s"] for record in records) / len(records), 1),

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from _activity import by_activity
-from _results import gather, over_runs, write
+from _results import Judgement, gather, over_runs, write
+from _slices import by_activity, of_cold_items
 
 TASKLESS = {"dataset", "protocol", "model", "metrics", "seeds", "baselines_run", "wall_s", "peak_rss_mib"}
 TASKLESS |= {"versions", "git", "command", "settings"}
@@ -32,7 +32,7 @@ def test_a_row_holds_every_seed_and_the_declared_keys(plain_table):
 def test_each_task_stage_and_number_of_candidates_has_metrics_of_its_own(search_table):
     toy = search_table["synergen"]
     labels = {f"{task}{stage}" for task in ("search", "recommendation") for stage in STAGES}
-    assert set(toy.content) == TASKLESS | {"requests", "activity"}
+    assert set(toy.content) == TASKLESS | {"requests", "activity", "cold"}
     assert set(toy.content["requests"]) == labels == {name.rpartition("/")[0] for name in toy.content["metrics"]}
     for label in labels:
         for name, metric in toy.content["metrics"].items():
@@ -65,6 +65,21 @@ def test_activity_is_that_of_the_requests_over_the_seeds(search_table):
         assert found["requests"] == len(members)
         assert found["mean"] == pytest.approx(np.mean(of_seeds), rel=1e-5)
         assert found["sd"] == pytest.approx(np.std(of_seeds, ddof=1), rel=1e-3, abs=1e-7)
+
+
+def test_cold_items_are_those_without_training_events(search_table):
+    """From the targets of the saved evaluations, in a loop, with two items made cold."""
+    toy = search_table["synergen"]
+    judged = toy.evaluations[0]["search"]
+    deciles = np.where(np.isin(judged.targets.item, judged.targets.item[:2]), 0, np.maximum(judged.targets.decile, 1))
+    changed = replace(judged, targets=replace(judged.targets, decile=deciles))
+    found = of_cold_items([Judgement.of(changed)])
+    rows = [row for row, decile in zip(judged.targets.row.tolist(), deciles, strict=True) if decile == 0]
+    assert found["requests"] == len(rows) > 0
+    assert found["HR@50"]["mean"] == pytest.approx(np.mean([judged.metrics["HR@50"][row] for row in rows]))
+    assert found["HR@50"]["sd"] is None
+    warm = replace(judged, targets=replace(judged.targets, decile=np.ones_like(deciles)))
+    assert of_cold_items([Judgement.of(warm)]) is None
 
 
 def test_a_row_that_is_made_for_one_task_lacks_the_other(search_table):

@@ -1,4 +1,4 @@
-"""How good a row is for users with short and with long histories."""
+"""How good a row is for users with short and with long histories, and at finding items that training does not know."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from recsys.evaluation.intervals import over_seeds
 from recsys.evaluation.slices import history_slices
 
 METRIC = "NDCG@10"
+OF_COLD_ITEMS = ("HR@10", "HR@50")
+NAMES = {"HR@10": "Recall@10", "HR@50": "Recall@50"}
+"""Each of these requests has one item to be found, so that both are the same."""
 
 Content = dict[str, Any]
 
@@ -30,6 +33,33 @@ def by_activity(judgements: Sequence[Any]) -> list[Content]:
             sd = None if len(values) == 1 else found.sd
             slices.append({"slice": name, "requests": int(chosen.sum()), "mean": found.mean, "sd": sd})
     return slices
+
+
+def of_cold_items(judgements: Sequence[Any]) -> Content | None:
+    """`OF_COLD_ITEMS` over the seeds for requests of items without training events; None where there are none.
+
+    Args:
+        judgements: a `_results.Judgement` for each seed, of the same requests.
+    """
+    cold = judgements[0].cold
+    if not cold.any():
+        return None
+    metrics = {}
+    for metric in OF_COLD_ITEMS:
+        found = over_seeds([float(judged.metrics[metric][cold].mean()) for judged in judgements])
+        metrics[metric] = {"mean": found.mean, "sd": None if len(judgements) == 1 else found.sd}
+    return {"requests": int(cold.sum()), **metrics}
+
+
+def cold_table(rows: Sequence[Content], task: str) -> str:
+    """A line for each row that has requests of cold items in a task; empty where none has."""
+    having = [row for row in rows if task in row.get("cold", {})]
+    best = {m: max((row["cold"][task][m]["mean"] for row in having), default=0.0) for m in OF_COLD_ITEMS}
+    lines = [
+        [row["model"], *(number(row["cold"][task][m], row["cold"][task][m]["mean"] == best[m]) for m in OF_COLD_ITEMS)]
+        for row in sorted(having, key=lambda row: -row["cold"][task][OF_COLD_ITEMS[-1]]["mean"])
+    ]
+    return markdown(["model", *(NAMES[metric] for metric in OF_COLD_ITEMS)], lines) if lines else ""
 
 
 def activity_table(rows: Sequence[Content], task: str) -> str:
