@@ -56,6 +56,7 @@ class InteractionNetwork(TrainableNetwork, VectorRecommender):
         ValueError: the catalogue does not say which users training knows.
     """
 
+    reads_history: ClassVar[bool] = False
     reads_interactions: ClassVar[bool] = False
     """Whether it needs to know who had what when it serves, so that this is saved with it."""
 
@@ -90,10 +91,13 @@ class InteractionNetwork(TrainableNetwork, VectorRecommender):
             items: `[m]` int64, at least one, in no relation to `users`.
         """
 
+    def knows(self, user_id: Tensor) -> Tensor:
+        return self.users.knows(user_id)
+
     @torch.no_grad()
     def user_vectors(self, batch: SequenceBatch) -> Tensor:
         distinct, place = torch.unique(batch.user_id, return_inverse=True)
-        known = self.users.knows(distinct)
+        known = self.knows(distinct)
         if not known.any():  # nothing to look up, which TorchRec refuses
             width = self.item_vectors(batch.user_id.new_zeros(1)).shape[1]
             return F.pad(self.popularity.new_ones(len(batch), 1), (width - 1, 0))

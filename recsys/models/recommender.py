@@ -26,15 +26,21 @@ class Recommender(abc.ABC):
     Attributes:
         n_items: size of the catalogue, padding excluded.
         personal: whether two users with different histories may get different lists.
+        reads_history: whether a history says something of its user; False: only `batch.user_id` does.
     """
 
     n_items: int
     personal: ClassVar[bool] = True
+    reads_history: ClassVar[bool] = True
 
     @property
     def ranks(self) -> bool:
         """Whether `candidate_scores` knows more than retrieval, so that a second stage is worth its time."""
         return False
+
+    def knows(self, user_id: Tensor) -> Tensor:
+        """`[n]` bool, whether the ids `user_id` `[n]` int64 tell the model something of their users."""
+        return torch.zeros_like(user_id, dtype=torch.bool)
 
     @abc.abstractmethod
     def scores(self, batch: SequenceBatch) -> Tensor:

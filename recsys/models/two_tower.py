@@ -106,6 +106,9 @@ class TwoTower(SequenceNetwork):
         query = None if batch.target_query is None or not self.searches else asked[batch.target_query]
         return self._after_each(batch, encoded[events], query), self.match(self.items.tower(encoded))[of_wanted]
 
+    def knows(self, user_id: Tensor) -> Tensor:
+        return super().knows(user_id) if self.users is None else self.users.knows(user_id)
+
     def encode_vectors(self, batch: SequenceBatch, vectors: Tensor) -> Tensor:
         """Users after each event, who search for nothing.
 

@@ -32,8 +32,13 @@ from recsys.retrieval.topk import Jagged, TopK, recommend
 from recsys.tracking.history import History
 
 _SERVING, _SCHEMA, _ITEMS, _TITLES = "serving.json", "schema.json", "vocabulary.item_id.parquet", "item_titles.parquet"
+_USERS = "vocabulary.user_id.parquet"
 _VOCABULARY = "vocabulary.{}.parquet"
 _GAP_EVENTS = 1_000_000
+
+
+class UserError(ValueError):
+    """A user is named to a bundle that has no names of users."""
 
 
 class QueryError(ValueError):
@@ -55,6 +60,8 @@ class Bundle:
         split_hash: of the split that trained it.
         queries: reads the text of queries; None where the schema has no features of queries.
         platt: makes probabilities of the scores of a model that ranks; None where none was fitted.
+        users: raw user id <-> user id, of all users of the log; None where the model knows no user by id: names of
+            people are kept only where they are needed.
     """
 
     model: Recommender
@@ -67,6 +74,7 @@ class Bundle:
     split_hash: str
     queries: QueryReader | None = None
     platt: Platt | None = None
+    users: Vocabulary | None = None
 
     @classmethod
     def of(
@@ -89,6 +97,7 @@ class Bundle:
             split_hash=split_hash,
             queries=QueryReader.of(log.schema, log.encoders, log.sentence_models),
             platt=platt,
+            users=log.users if _knows_any(model, torch.arange(1, log.n_users + 1)) else None,
         )
 
     def save(self, folder: str | Path) -> None:
@@ -112,6 +121,9 @@ class Bundle:
                 _ITEMS: Path(made) / _ITEMS,
             }
             self.items.save(Path(made) / _ITEMS)
+            if self.users is not None:
+                extras[_USERS] = Path(made) / _USERS
+                self.users.save(Path(made) / _USERS)
             for name, vocabulary in (self.queries.vocabularies if self.queries is not None else {}).items():
                 file = _VOCABULARY.format(name)
                 extras[file] = Path(made) / file
@@ -135,7 +147,7 @@ class Bundle:
         for name in (_SERVING, _SCHEMA, _ITEMS):
             if not (folder / name).is_file():
                 raise ArtefactError(f"{folder / name}: missing; this model was saved without what serving it needs")
-        titles = folder / _TITLES
+        titles, users = folder / _TITLES, folder / _USERS
         serving = json.loads((folder / _SERVING).read_bytes())
         models = {name: SentenceModel(**model) for name, model in serving.pop("sentence_models", {}).items()}
         platt = serving.pop("platt", None)
@@ -147,6 +159,7 @@ class Bundle:
             items=Vocabulary.load(folder / _ITEMS),
             titles=pd.read_parquet(titles)["title"].to_numpy(dtype=str) if titles.is_file() else None,
             platt=None if platt is None else Platt(**platt),
+            users=Vocabulary.load(users) if users.is_file() else None,
             **serving,
         )
 
@@ -154,9 +167,26 @@ class Bundle:
         """What people read for an item: its title, else its raw id."""
         return str(self.items.decode([item])[0] if self.titles is None else self.titles[item])
 
-    def history(self, items: NDArray[np.int64]) -> History:
-        """A history without known times: its events stand `gap` seconds apart."""
-        return History(items, np.arange(len(items), dtype=np.int64) * self.gap)
+    def history(self, items: NDArray[np.int64], user: str | int | None = None) -> History:
+        """A history without known times: its events stand `gap` seconds apart.
+
+        Args:
+            items: `[n]` int64 item ids, oldest first. A model that reads no history leaves them out of its lists.
+            user: raw id of the user; one that the bundle does not name, and None: nobody in particular.
+
+        Raises:
+            UserError: a user is named, and the bundle has no names of users.
+        """
+        return History(items, np.arange(len(items), dtype=np.int64) * self.gap, 0 if user is None else self._id(user))
+
+    def knows(self, history: History) -> bool:
+        """Whether the model can tell somebody from others; False: the list is what is popular.
+
+        One that reads histories can say something of everybody who is in the log.
+        """
+        if self.model.reads_history:
+            return history.user > 0
+        return _knows_any(self.model, torch.tensor([history.user]))
 
     def recommend(
         self,
@@ -187,7 +217,7 @@ class Bundle:
         Raises:
             QueryError: the model reads no queries.
         """
-        batch = self.batch(histories, queries).to(next(iter(self.model.state().values())).device)
+        batch = self.batch(histories, queries).to(_device(self.model))
         seen = Jagged(
             torch.from_numpy(np.concatenate([h.items for h in histories])),
             torch.from_numpy(offsets_of(np.array([len(h) for h in histories]))),
@@ -218,6 +248,15 @@ class Bundle:
             **self._read(kept, queries),
         )
 
+    def _id(self, user: str | int) -> int:
+        if self.users is None:
+            raise UserError(
+                f"user `{user}`: the bundle has no names of users; its {type(self.model).__name__} knows nobody by id, "
+                "or it was saved before names were kept. Leave `user` out, or save the model again"
+            )
+        found = int(self.users.encode([user])[0])
+        return found if found <= len(self.users) else 0  # beyond are buckets of unknown ones
+
     def _read(self, histories: Sequence[History], asked: Sequence[str | None] | None) -> dict[str, Any]:
         """The queries of histories and requests, as fields of a batch; an event's query is read by its text."""
         if asked is not None and len(asked) != len(histories):
@@ -232,6 +271,14 @@ class Bundle:
         queries, rows = self.queries.read([*past, *(asked or ())])
         query, request = torch.from_numpy(rows).tensor_split([len(past)])
         return {"queries": queries, "query": query, "request_query": None if asked is None else request}
+
+
+def _device(model: Recommender) -> torch.device:
+    return next(iter(model.state().values())).device
+
+
+def _knows_any(model: Recommender, users: Tensor) -> bool:
+    return bool(model.knows(users.to(_device(model))).any())
 
 
 def _actions(history: History) -> NDArray[np.int64]:

@@ -8,13 +8,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from recsys.features.catalogue import Catalogue
 from recsys.features.event_log import EventLog
 from recsys.features.schema import Schema
 from recsys.features.splits import GlobalTime
 from recsys.models.artefact import ArtefactError, save_model
+from recsys.models.matrix_factorization import MatrixFactorization
 from recsys.models.popularity import Popularity
-from recsys.tracking.bundle import Bundle, History, QueryError, usual_gap
+from recsys.models.synergen import SynerGen
+from recsys.models.two_tower import TwoTower
+from recsys.tracking.bundle import Bundle, History, QueryError, UserError, usual_gap
 
 EVENTS = [(0, 30, 100), (0, 31, 110), (0, 30, 150), (1, 32, 90), (2, 31, 10), (2, 33, 70), (2, 34, 95), (2, 30, 400)]
 
@@ -177,3 +182,77 @@ def test_a_missing_vocabulary_is_named(searched: EventLog, tmp_path: Path) -> No
     (tmp_path / "model" / "vocabulary.words.parquet").unlink()
     with pytest.raises(ArtefactError, match=r"vocabulary.words.parquet: missing"):
         Bundle.load(tmp_path / "model")
+
+
+USERS = "vocabulary.user_id.parquet"
+
+
+def saved(model, log: EventLog, folder: Path) -> Bundle:
+    Bundle.of(model.eval(), log, "split").save(folder)
+    return Bundle.load(folder)
+
+
+@pytest.fixture
+def of_pairs(log: EventLog) -> MatrixFactorization:
+    """Of the three users, training knows two."""
+    catalogue = Catalogue.from_split(GlobalTime(0.2, 0.0)(log), interactions=True)
+    values, offsets = catalogue.user_jagged["user_id"]
+    assert values.tolist() == [1, 2, 3]
+    lone = {"user_id": (values[:2], offsets.clamp(max=2))}
+    return MatrixFactorization(Catalogue(**{**vars(catalogue), "user_jagged": lone}), width=4)
+
+
+def test_names_of_users_go_with_a_model_that_knows_them(
+    of_pairs: MatrixFactorization, log: EventLog, tmp_path: Path
+) -> None:
+    bundle = saved(of_pairs, log, tmp_path / "model")
+    assert USERS in json.loads((tmp_path / "model" / "manifest.json").read_text())["files"]
+    assert bundle.users.values.equals(log.users.values)
+    nothing = np.zeros(0, dtype=np.int64)
+    asked = [bundle.history(nothing, user) for user in (0, 1, 2, 77, None)]
+    assert [history.user for history in asked] == [1, 2, 3, 0, 0]
+    assert [bundle.knows(history) for history in asked] == [True, True, False, False, False]
+    answers = bundle.recommend(asked, 5)
+    with torch.no_grad():
+        users, items = of_pairs.encode(torch.tensor([1, 2]), torch.arange(1, 6))
+    assert answers.items[:2].tolist() == ((users @ items.T).argsort(descending=True) + 1).tolist()
+    popular = of_pairs.catalogue.counts[answers.items[2:]]
+    assert popular.tolist() == [sorted(of_pairs.catalogue.counts[1:].tolist(), reverse=True)] * 3
+    had = bundle.history(np.array([2, 3]), 1)
+    assert not {2, 3} & set(bundle.recommend([had], 5).items[0].tolist())
+    (tmp_path / "model" / USERS).write_bytes(b"")
+    with pytest.raises(ArtefactError, match="altered"):
+        Bundle.load(tmp_path / "model")
+
+
+def test_bundles_saved_without_names_still_load(of_pairs: MatrixFactorization, log: EventLog, tmp_path: Path) -> None:
+    whole = Bundle.of(of_pairs, log, "split")
+    Bundle(**{**vars(whole), "users": None}).save(tmp_path / "model")
+    old = Bundle.load(tmp_path / "model")
+    assert not (tmp_path / "model" / USERS).exists() and old.users is None
+    of_log = History.of_user(log, 1)  # a log names its users itself
+    assert old.recommend([of_log], 3).items.equal(whole.recommend([of_log], 3).items)
+    with pytest.raises(UserError, match="user `1`: the bundle has no names of users"):
+        old.history(np.array([1]), 1)
+
+
+def test_no_names_go_with_a_model_that_knows_nobody(bundle: Bundle, log: EventLog, tmp_path: Path) -> None:
+    catalogue = Catalogue.from_split(GlobalTime(0.2, 0.0)(log))
+    with_table = EventLog.from_frame(
+        pd.DataFrame(EVENTS, columns=["user_id", "item_id", "timestamp"]), Schema(name="toy", user_table={})
+    )
+    told = Catalogue.from_split(GlobalTime(0.2, 0.0)(with_table))
+    assert len(told.user_jagged["user_id"][0])
+    models = {
+        "popularity": (bundle.model, log),
+        "synergen": (SynerGen(told, width=8, layers=1, heads=2), with_table),
+        "towers": (TwoTower(catalogue, width=4, hidden=[4], dim=4), log),
+        "blind": (TwoTower(told, width=4, hidden=[4], dim=4, user_features=False), with_table),
+    }
+    for name, (model, of) in models.items():
+        found = Bundle.of(model, of, "split")
+        found.save(tmp_path / name)
+        assert found.users is None and not (tmp_path / name / USERS).exists(), name
+    towers = saved(TwoTower(told, width=4, hidden=[4], dim=4), with_table, tmp_path / "telling")
+    assert towers.users.values.equals(with_table.users.values)
+    assert towers.history(np.array([1]), 2).user == 3 and towers.knows(towers.history(np.array([1]), 2))
