@@ -32,7 +32,7 @@ def describe(
     return {
         "user": user,
         "query": query,
-        "known": user is None or history.user > 0,
+        "known": user is None or bundle.knows(history),
         "events": len(history.items),
         "history": [
             named(bundle, int(history.items[i]))
@@ -57,11 +57,9 @@ def print_results(results: Sequence[dict[str, Any]], k: int) -> None:
     for result in results:
         who = "this history" if result["user"] is None else f"user {result['user']}"
         if not result["known"]:
-            what = (
-                "these are the popular items of the training data" if result["query"] is None else "the query decides"
-            )
-            console.print(f"{who} is not in the log: {what}", markup=False)
-        else:
+            where = "in the log, but has no training events" if result["events"] else "not in the log"
+            console.print(f"{who} is {where}: {POPULAR if result['query'] is None else BY_QUERY}", markup=False)
+        elif result["events"]:
             past = Table(
                 title=f"{who}: last {len(result['history'])} of {result['events']} events", title_justify="left"
             )

@@ -142,10 +142,15 @@ def make_plan(cli: PlanCLI) -> Planned:
     """Plans the job that the arguments describe.
 
     Raises:
-        PlanError: the topology, a rule or a size cannot be.
+        PlanError: the topology, a rule or a size cannot be, or the job trains on pairs.
         TableOptimizerError: the optimizer of the tables has no fused kernel.
     """
     config, init = cli.config, cli.config_init
+    if cli.datamodule.pair_batches is not None:
+        raise PlanError(
+            "`data.batches`: one process trains on pairs, with whole tables, so that there is nothing to shard; plan "
+            "networks that read histories"
+        )
     strategy = init.trainer.strategy if isinstance(init.trainer.strategy, TorchRecStrategy) else None
     topology = _topology(config, strategy.topology if strategy is not None else Topology())
     catalogue = _catalogue(cli.datamodule, config)

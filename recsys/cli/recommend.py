@@ -3,7 +3,8 @@
 `recsys recommend RUN --user 17 --user 42` shows their last events beside it; `recsys recommend RUN --items 50 181`
 answers somebody who had these items, oldest first, and needs no log. With `--query "red nail polish"` they search. A
 model that ranks retrieves `--retrieve` items and orders them. Seen items are left out. `--allow` and `--deny` take item
-ids, or `@FILE` with one id a line.
+ids, or `@FILE` with one id a line. A model that knows users by their ids alone, such as matrix factorization, takes no
+`--items`, and no log with `--seen`: the log is then needed for what a user had, and for nothing else.
 """
 
 from __future__ import annotations
@@ -90,12 +91,12 @@ def main(argv: list[str] | None = None) -> int:
     if not run.model.is_dir():
         raise RunError(f"{run.path}: no saved model (the run is {run.record.status}); `recsys fit` saves one")
     bundle = Bundle.load(run.model)
+    check_reads(bundle, given)
     asked: list[tuple[str | None, History]] = []
     if given["items"]:
         asked.append((None, bundle.history(known_items(bundle, given["items"], "--items"))))
     if given["user"]:
-        log = user_log(run, given["log"])
-        asked += [(user, history_of(log, user)) for user in given["user"]]
+        asked += histories_of(bundle, run, given)
     if given["query"] is not None and bundle.knows_no_word(given["query"]):
         print(f"--query: the model knows no word of `{given['query']}`; the history alone decides", file=sys.stderr)
     ranks = bundle.model.ranks and given["retrieve"] > 0
@@ -140,16 +141,48 @@ def lexical_model(run: RunFolder) -> Recommender:
     return load_model(run.lexical)
 
 
-def user_log(run: RunFolder, folder: str | None) -> EventLog:
-    """The log in which users are looked up.
+def check_reads(bundle: Bundle, given: dict[str, Any]) -> None:
+    """Sees that the model reads what it is given.
 
     Raises:
-        RunError: it is not there, or is another log.
+        RequestError: it knows users by their ids alone, and is given a history or a query.
+    """
+    name = type(bundle.model).__name__
+    if bundle.model.reads_history:
+        return
+    if given["items"]:
+        raise RequestError(
+            f"--items: {name} knows users by their ids and reads no history; name users of the log with --user"
+        )
+    if given["query"] is not None and not given["lexical"]:
+        raise RequestError(
+            f"--query: {name} knows users by their ids and reads no query; leave it out, or let BM25 find what matches "
+            "with --lexical"
+        )
+
+
+def histories_of(bundle: Bundle, run: RunFolder, given: dict[str, Any]) -> list[tuple[str | None, History]]:
+    """The users that were named, with their events from the log; without these where nothing needs them.
+
+    Raises:
+        RunError: the log is needed, and is not there or is another one.
     """
     try:
-        return run.log(folder)
+        log = run.log(given["log"])
     except RunError as error:
-        raise RunError(f"{error}; without the log, type the history in: `--items ID ...`") from None
+        if bundle.model.reads_history:
+            raise RunError(f"{error}; without the log, type the history in: `--items ID ...`") from None
+        if bundle.users is None:
+            raise
+        if not given["seen"] or given["log"] is not None:
+            raise RunError(
+                f"{error}; without the log nobody knows what a user had: `--seen`, without `--log`, recommends such "
+                "items too"
+            ) from None
+        raw = raw_ids(bundle.users, given["user"], "--user")
+        nothing = np.zeros(0, dtype=np.int64)
+        return [(user, bundle.history(nothing, name)) for user, name in zip(given["user"], raw, strict=True)]
+    return [(user, history_of(log, user)) for user in given["user"]]
 
 
 def raw_ids(vocabulary: Vocabulary, words: Sequence[str], option: str) -> list[Any]:
