@@ -64,6 +64,14 @@ class BPR(FactorModel):
             "user_factors": with_padding(torch.from_numpy(model.user_factors * trained[:, None].astype(np.float32))),
         }
 
+    def knows(self, user_id: Tensor) -> Tensor:
+        fitted = self.state()["user_factors"][self._places(user_id)]
+        return fitted[:, -1] == 1  # the library's constant factor; zero for users that training did not see
+
+    def _places(self, user_id: Tensor) -> Tensor:
+        """The rows of users, 0 for those of a later log."""
+        return user_id * (user_id < len(self.state()["user_factors"]))
+
     def _user_factors(self, batch: SequenceBatch) -> tuple[Tensor, Tensor]:
         items, users = self.state()["item_factors"], self.state()["user_factors"]
         row, item, _ = self._interactions(batch)
@@ -71,6 +79,5 @@ class BPR(FactorModel):
         mean = items.new_zeros(len(batch), items.shape[1]).index_add_(0, row, items[item])
         mean /= length[:, None].clamp(min=1)
         mean[:, -1] = 1
-        fitted = users[batch.user_id.clamp(max=len(users) - 1) * (batch.user_id < len(users))]
-        trained = fitted[:, -1] == 1  # the library's constant factor; zero for users that training did not see
+        fitted, trained = users[self._places(batch.user_id)], self.knows(batch.user_id)
         return torch.where(trained[:, None], fitted, mean), trained | (length > 0)

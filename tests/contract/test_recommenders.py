@@ -199,6 +199,23 @@ def test_a_row_does_not_depend_on_its_neighbours(scorer: Recommender, batch: Seq
     torch.testing.assert_close(scorer.scores(select(batch, rows[:1])), scores[rows[:1]], rtol=1e-4, atol=1e-5)
 
 
+def test_a_user_is_known_by_what_the_model_says_it_reads(scorer: Recommender, batch: SequenceBatch) -> None:
+    known = scorer.knows(batch.user_id)
+    assert known.shape == batch.user_id.shape and known.dtype == torch.bool
+    assert not scorer.knows(torch.tensor([0, 10**9])).any()
+    scores, other = scorer.scores(batch), batch.user_id.flip(0)
+    assert not torch.equal(other, batch.user_id)
+    if not known.any():  # then ids must not change anything, or a folder without names of users would serve wrong lists
+        renamed = replace(batch, user_id=other)
+        torch.testing.assert_close(scorer.scores(renamed), scores)
+    if not scorer.reads_history:
+        without = SequenceBatch.build(
+            batch.user_id, torch.zeros_like(batch.lengths), batch.item_id[:0], batch.timestamp[:0]
+        )
+        torch.testing.assert_close(scorer.scores(without), scores)
+        assert known.all()
+
+
 def test_vectors_give_the_scores(scorer: Recommender, batch: SequenceBatch) -> None:
     if not isinstance(scorer, VectorRecommender):
         pytest.skip("scores without vectors")
