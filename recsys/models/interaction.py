@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 EXAMPLE_STEPS = 60
 
 
+class InteractionError(ValueError):
+    """A network of pairs is made from a catalogue that does not say which users training knows."""
+
+
 class InteractionVectors(NamedTuple):
     """What a network of pairs makes of n users and m items.
 
@@ -53,7 +57,7 @@ class InteractionNetwork(TrainableNetwork, VectorRecommender):
         init_std: standard deviation of the initial embeddings.
 
     Raises:
-        ValueError: the catalogue does not say which users training knows.
+        InteractionError: the catalogue does not say which users training knows.
     """
 
     reads_history: ClassVar[bool] = False
@@ -62,7 +66,7 @@ class InteractionNetwork(TrainableNetwork, VectorRecommender):
 
     def __init__(self, catalogue: Catalogue, width: int, side_features: bool, init_std: float):
         if "user_id" not in catalogue.user_jagged or (self.reads_interactions and catalogue.interactions is None):
-            raise ValueError(
+            raise InteractionError(
                 f"{type(self).__name__} knows users by their ids, and the catalogue has none: set `data.batches`, or "
                 "make it with `Catalogue.from_split(split, interactions=True)`"
             )

@@ -19,6 +19,10 @@ from recsys.models.network import SequenceNetwork
 from recsys.unbiased.exposure_weights import ExposureWeights
 
 
+class ObjectiveError(TypeError):
+    """Objective, network and batches of a job do not fit; the message says which to change."""
+
+
 class Objective(nn.Module, abc.ABC):
     """From a network and a batch to a loss, with whatever it draws on the way."""
 

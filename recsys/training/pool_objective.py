@@ -14,7 +14,7 @@ from recsys.denoising.weighting import PoolWeighting
 from recsys.features.catalogue import Catalogue
 from recsys.losses.base import LossOutput
 from recsys.models.interaction import InteractionNetwork
-from recsys.training.objective import Objective
+from recsys.training.objective import Objective, ObjectiveError
 
 
 class PoolObjective(Objective):
@@ -55,7 +55,7 @@ class PoolObjective(Objective):
 
     def forward(self, network: InteractionNetwork, batch: PoolBatch) -> LossOutput:
         if not isinstance(batch, PoolBatch) or not isinstance(network, InteractionNetwork):
-            raise TypeError(
+            raise ObjectiveError(
                 "PoolObjective trains a network that knows users by id, such as MatrixFactorization, on UserPools, "
                 f"not a {type(network).__name__} on a {type(batch).__name__}: set `model.network` and `data.batches`"
             )

@@ -18,6 +18,7 @@ import yaml
 from recsys.cli import evaluate, plan, recommend
 from recsys.cli.fit import with_recipe_paths
 from recsys.cli.fit_job import FitCLI, run
+from recsys.cli.main import main
 from recsys.models.artefact import load_model
 from recsys.models.interaction import InteractionNetwork
 from recsys.tracking.record import RunError
@@ -218,3 +219,23 @@ def test_the_other_losses_that_the_recipe_names(shop: Path, name: str) -> None:
     words += [f"--data.batches={json.dumps(batches)}", "--trainer.max_epochs=1", "--job.judge=false"]
     run(FitCLI(with_recipe_paths([*arguments("matrix_factorization", shop, name), *words])))
     assert RunFolder(shop / name).record.status == "finished"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (
+            ["--data.batches=null"],
+            "MatrixFactorization knows users by their ids, and the catalogue has none: set `data.b",
+        ),
+        (["--data.batches=recsys.features.pair_batches.AllPairs"], "reads a TripleBatch, not a PairBatch: set `data.b"),
+        (["--data.batches=recsys.denoising.user_pools.UserPools"], "reads a TripleBatch, not a PoolBatch: set `data.b"),
+        (["--model.network=recsys.models.two_tower.TwoTower"], "pairs need a network that knows users by id"),
+    ],
+)
+def test_parts_that_do_not_fit_are_named_in_a_sentence(
+    shop: Path, changed: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = arguments("matrix_factorization", shop)
+    assert main(["fit", *job, *changed, f"--job.folder={tmp_path / 'run'}"]) == 1
+    assert message in capsys.readouterr().err
