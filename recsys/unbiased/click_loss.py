@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import abc
+import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -85,3 +87,13 @@ def check_bound(largest: float | None) -> None:
     """
     if largest is not None and not largest >= 1:
         raise ValueError(f"largest_weight is at least 1, the weight of the first position, not {largest}")
+
+
+def check_relative(relative: Sequence[float]) -> None:
+    """Refuses chances of examination by which nothing can be divided.
+
+    Raises:
+        ValueError: there is none, or one is not above 0 and finite.
+    """
+    if not relative or not all(0 < chance < math.inf for chance in relative):
+        raise ValueError(f"relative: chances of examination lie above 0 and are finite, not {tuple(relative)}")

@@ -9,7 +9,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from recsys.losses.base import LossOutput
-from recsys.unbiased.click_loss import ClickLoss, check_bound, clipped, inverse_weights, softmax_loss
+from recsys.unbiased.click_loss import ClickLoss, check_bound, check_relative, clipped, inverse_weights, softmax_loss
 from recsys.unbiased.shown_lists import ShownLists
 
 
@@ -17,6 +17,11 @@ class NaiveClicks(ClickLoss):
     """Clicks are taken for relevance, wherever they were made. Learns position bias with the rest.
 
     With gains in the place of clicks it is the softmax loss of judged lists.
+
+    Example:
+        >>> lists = ShownLists(torch.zeros(1, 4, 1), torch.eye(1, 4), torch.ones(1, 4, dtype=torch.bool))
+        >>> round(NaiveClicks()(torch.zeros(1, 4), lists).loss.item(), 4)  # log(4)
+        1.3863
     """
 
     @override
@@ -33,7 +38,7 @@ class InversePropensity(ClickLoss):
         largest_weight: bound of the weights. None: none.
 
     Raises:
-        ValueError: a chance is not above 0, or the bound is below 1.
+        ValueError: a chance is not above 0 and finite, or the bound is below 1.
 
     Source:
         Joachims, Swaminathan and Schnabel, WSDM 2017; Wang et al., SIGIR 2016.
@@ -43,8 +48,7 @@ class InversePropensity(ClickLoss):
 
     def __init__(self, relative: Sequence[float], largest_weight: float | None = None):
         super().__init__()
-        if not relative or not all(chance > 0 for chance in relative):
-            raise ValueError(f"relative: chances of examination lie above 0, not {tuple(relative)}")
+        check_relative(relative)
         check_bound(largest_weight)
         self.largest_weight = largest_weight
         logs = torch.tensor(relative, dtype=torch.float32).log()

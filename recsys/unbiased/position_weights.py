@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from recsys.unbiased.click_loss import check_bound, inverse_weights
+from recsys.unbiased.click_loss import check_bound, check_relative, inverse_weights
 
 
 class PositionWeights(nn.Module):
@@ -22,7 +22,7 @@ class PositionWeights(nn.Module):
         first: number of the first position in the log. What lies before it is an unknown position, and weighs 1.
 
     Raises:
-        ValueError: a chance is not above 0, or the bound is below 1.
+        ValueError: a chance is not above 0 and finite, or the bound is below 1.
 
     Example:
         >>> PositionWeights([0.8, 0.4])(torch.tensor([1, 2, 9, 0]))
@@ -33,8 +33,7 @@ class PositionWeights(nn.Module):
 
     def __init__(self, relative: Sequence[float], largest_weight: float | None = None, first: int = 1):
         super().__init__()
-        if not relative or not all(chance > 0 for chance in relative):
-            raise ValueError(f"relative: chances of examination lie above 0, not {tuple(relative)}")
+        check_relative(relative)
         check_bound(largest_weight)
         self.first = first
         weights = inverse_weights(torch.tensor(relative, dtype=torch.float64).log())
