@@ -116,13 +116,13 @@ class SlotLoss(nn.Module, abc.ABC):
 def weighted_mean(rows: Tensor, weight: Tensor | None) -> Tensor:
     """Mean of `rows` `[T]` with weights `[T]`; 0 when no row has weight (an empty batch too).
 
-    Within `across_ranks`, this process's part of the mean over the rows of all.
+    Weights have no gradient. Within `across_ranks`, this process's part of the mean over the rows of all.
 
     Example:
         >>> weighted_mean(torch.tensor([1.0, 3.0]), torch.tensor([3.0, 1.0])).item()
         1.5
     """
-    weight = torch.ones_like(rows) if weight is None else weight.to(rows.dtype)
+    weight = torch.ones_like(rows) if weight is None else weight.detach().to(rows.dtype)
     return ranks() * (rows * weight).sum() / total(weight.sum()).clamp_min(torch.finfo(rows.dtype).tiny)
 
 

@@ -23,8 +23,10 @@ class PairScores(NamedTuple):
         propensity: `[B]` float in [0, 1], the chance that the pair was exposed. None: the loss does not ask.
         unlabeled_propensity: `[B]` float in [0, 1], the weight by which unlabeled pairs are divided. None: likewise.
         relevance: `[B]` float in [0, 1], the chance that the pair is relevant: an estimate, or the truth of a
-            simulation; it has no gradient. None: likewise.
-        weight: `[B]` float > 0, pairs that each stands for. None: one.
+            simulation. None: likewise.
+        weight: `[B]` float >= 0, pairs that each stands for. None: one.
+
+    Scores alone have a gradient.
     """
 
     score: Tensor
@@ -102,14 +104,14 @@ class RelevanceLoss(PairLoss, abc.ABC):
 
 
 def given(value: Tensor | None, name: str, loss: nn.Module) -> Tensor:
-    """A field of `PairScores` that a loss cannot do without.
+    """A field of `PairScores` that a loss cannot do without, as a constant: no loss trains a model of exposure.
 
     Raises:
         ValueError: it is None.
     """
     if value is None:
         raise ValueError(f"{type(loss).__name__} needs the {name} of each pair, and got none")
-    return value
+    return value.detach()
 
 
 def inverse_propensity(label: Tensor, propensity: Tensor, clip: float) -> Tensor:
