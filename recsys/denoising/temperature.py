@@ -64,6 +64,10 @@ class FixedTemperature(Temperature):
 
     Raises:
         ValueError: it is not above 0.
+
+    Example:
+        >>> FixedTemperature(0.5).of(torch.zeros(2, 3), torch.tensor([1, 2]), epoch=0)
+        tensor(0.5000)
     """
 
     def __init__(self, value: float = 0.1) -> None:
@@ -161,6 +165,12 @@ class StandardizedTemperature(PersonalTemperature):
 
     Raises:
         ValueError: `scale` or `least` is not above 0, or `decay` is not in [0, 1).
+
+    Example:
+        >>> temperature = StandardizedTemperature(scale=0.5)
+        >>> temperature.setup(n_users=1, device=torch.device("cpu"))
+        >>> temperature.of(torch.tensor([[1.0, 3.0]]), torch.tensor([1]), epoch=0)  # of deviation 1
+        tensor([[0.5000]])
     """
 
     def __init__(self, scale: float = 0.5, decay: float = 0.9, least: float = 0.02) -> None:
@@ -184,6 +194,12 @@ class VariationTemperature(PersonalTemperature):
 
     Raises:
         ValueError: `scale` or `least` is not above 0, or `decay` is not in [0, 1).
+
+    Example:
+        >>> temperature = VariationTemperature(scale=0.1)
+        >>> temperature.setup(n_users=1, device=torch.device("cpu"))
+        >>> temperature.of(torch.tensor([[1.0, 3.0]]), torch.tensor([1]), epoch=0)  # 0.1 * 2 / (1 / 2)
+        tensor([[0.4000]])
     """
 
     def __init__(self, scale: float = 0.1, decay: float = 0.9, least: float = 0.02) -> None:

@@ -36,8 +36,8 @@ class PoolWeighting(abc.ABC):
             epoch: from 0.
 
         Returns:
-            Weights `[B, k]`, at least 0, that sum to one in each row or on average over rows; a positive of weight 0 is
-            not trained on. And scalars to log.
+            Weights `[B, k]`, at least 0, that sum to one in each row or on average over rows, or to less the more is
+            lost; a positive of weight 0 is not trained on. And scalars to log.
         """
 
     def negative_weights(self, losses: Tensor, epoch: int) -> Tensor | None:
