@@ -38,7 +38,7 @@ def weighted_metrics(targets: Targets, weight: Tensor, ks: Sequence[int]) -> dic
     Example:
         >>> targets = Targets(torch.tensor([0, 0]), torch.tensor([1, 2]), torch.tensor([2, 0]), users=1)
         >>> [round(v.item(), 4) for v in weighted_metrics(targets, torch.tensor([1.0, 1.0, 3.0]), [3]).values()]
-        [0.25, 0.1735, 0.125]
+        [0.25, 0.1738, 0.125]
     """
     row, item, rank, users = targets
     value = weight.to(row.device).double()[item]

@@ -158,12 +158,13 @@ class Schema(Strict):
                 raise ValueError(f"two features are named `{name}`")
             if name in EventColumns.model_fields:
                 raise ValueError(f"feature name `{name}` is taken by the column of events of that name")
-        for name in dict.fromkeys([*names, *(str(f.table) for f in self.features if f.table is not None)]):
-            if hasattr(ModuleDict, name):
-                raise ValueError(
-                    f"a feature or table cannot be named `{name}`: torch's modules, which keep weights by these names, "
-                    f"use that one themselves; call it `item_{name}`, with `column: {name}`"
-                )
+        for feature in self.features:
+            for name in (feature.name, feature.table) if feature.table is not None else ():
+                if hasattr(ModuleDict, name) or "." in name:
+                    raise ValueError(
+                        f"feature `{feature.name}`: torch keeps weights by the names of features and tables, and takes "
+                        f"none that is `{name}`; call it `item_{name.replace('.', '_')}`, and name its `column`"
+                    )
         unused = set(self.tables) - {feature.table for feature in self.features}
         if unused:
             raise ValueError(f"tables: no feature feeds {sorted(unused)}")

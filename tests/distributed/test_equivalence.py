@@ -18,6 +18,9 @@ CLOSE = 1e-5
 WEIGHTS_OVER_LOSSES = 3
 """Adam divides by the root of a small second moment, which enlarges what sums in another order differ by: weights were
 seen 1.2e-5 apart after all steps where losses were closer."""
+CLOSE_OF = {"two_tower": 1e-4}
+"""Of cases whose losses were seen 3.3e-5 apart: Adam makes whole steps of gradients that are rounding, and a low
+temperature multiplies what comes of them."""
 CASES = {
     "row_wise": "row_wise",
     "table_wise": "row_wise",
@@ -49,7 +52,7 @@ def assert_alike(found: dict[str, Any], expected: dict[str, Any], close: float =
 @pytest.mark.parametrize("world", ["one", "two", "three"])
 @pytest.mark.parametrize("case", CASES)
 def test_losses_and_weights_are_those_of_one_process(ranks_of, one: Ranks, case: str, world: str) -> None:
-    assert_alike(ranks_of(world)[case], one[CASES[case]])
+    assert_alike(ranks_of(world)[case], one[CASES[case]], CLOSE_OF.get(case, CLOSE))
 
 
 def test_means_of_bags_do_not_depend_on_what_else_the_collection_has(one: Ranks) -> None:
@@ -69,7 +72,7 @@ def test_two_towers_rank_where_only_one_rank_has_users(ranks_of, one: Ranks, wor
 
 def test_two_towers_without_the_strategy_are_the_same(one: Ranks) -> None:
     found = one["two_tower"]
-    assert_alike(one["unsharded_two_tower"], found)
+    assert_alike(one["unsharded_two_tower"], found, CLOSE_OF["two_tower"])
     moved = {name: float((found["weights"][name] - weight).abs().max()) for name, weight in found["initial"].items()}
     assert len([name for name in moved if "embedding" in name]) == 4  # of users, too
     assert min(moved.values()) > 100 * CLOSE
