@@ -77,7 +77,7 @@ PEOPLE = Schema.parse(
         "user_table": {"min_count": 2},
         "features": [
             {"name": "brand", "column": "brand", "type": "categorical"},
-            {"name": "hobbies.v2", "column": "hobbies", "type": "categorical_list", "entity": "user"},
+            {"name": "hobbies_v2", "column": "hobbies", "type": "categorical_list", "entity": "user"},
             {"name": "age", "column": "age", "type": "numeric", "entity": "user"},
             {"name": "taste", "column": "taste", "type": "vector", "entity": "user"},
         ],
@@ -104,7 +104,7 @@ def test_users_have_their_features_and_the_rows_of_ids_that_training_knows() -> 
     of_users = people()
     assert (of_users.n_users, of_users.table_rows["user_id"]) == (4, 4)  # a, c and d come twice
     hobbies = {"chess": 1, "run": 2}
-    values, offsets = of_users.user_jagged["hobbies.v2"]
+    values, offsets = of_users.user_jagged["hobbies_v2"]
     rows = [sorted(values[start:end].tolist()) for start, end in pairwise(offsets.tolist())]
     assert rows == [[], [hobbies["chess"], hobbies["run"]], [hobbies["chess"]], [], []]
     values, offsets = of_users.user_jagged["user_id"]
@@ -120,7 +120,7 @@ def test_users_are_saved_and_can_be_left_out() -> None:
     after = Catalogue.from_parts(config, before.tensors())
     assert after.tensors().keys() == before.tensors().keys()
     assert all(torch.equal(after.tensors()[name], tensor) for name, tensor in before.tensors().items())
-    assert after.user_jagged.keys() == {"hobbies.v2", "user_id"}
+    assert after.user_jagged.keys() == {"hobbies_v2", "user_id"}
     alone = {name: tensor for name, tensor in before.tensors().items() if not name.startswith("user_")}
     assert before.without_users().tensors().keys() == alone.keys()
     # So were models saved whose catalogue had no users.
