@@ -48,7 +48,7 @@ class Temperature(abc.ABC):
 
     def state_dict(self) -> dict[str, Any]:
         """What it has learned, for the checkpoint."""
-        return dict(self._learned)
+        return {name: value.clone() for name, value in self._learned.items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Goes on from `state_dict()`."""

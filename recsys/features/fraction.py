@@ -47,9 +47,7 @@ class Fraction(SplitRule):
         return f"{self.rule.name}, {self.share:g} of the users"
 
     def settings(self) -> dict[str, Any]:
-        rule = type(self.rule)
-        made_by = {"class_path": f"{rule.__module__}.{rule.__qualname__}", "init_args": self.rule.settings()}
-        return {"rule": made_by, "share": self.share, "seed": self.seed}
+        return {"rule": self.rule.described(), "share": self.share, "seed": self.seed}
 
     @override
     def __call__(self, log: EventLog) -> Split:

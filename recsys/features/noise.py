@@ -44,10 +44,8 @@ class InjectedNoise(SplitRule):
         return self.rule.name
 
     def settings(self) -> dict[str, Any]:
-        rule = type(self.rule)
-        made_by = {"class_path": f"{rule.__module__}.{rule.__qualname__}", "init_args": self.rule.settings()}
         return {
-            "rule": made_by,
+            "rule": self.rule.described(),
             "ratio": self.ratio,
             "seed": self.seed,
             "avoid_held_out": self.avoid_held_out,

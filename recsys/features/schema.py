@@ -161,9 +161,10 @@ class Schema(Strict):
         for feature in self.features:
             for name in (feature.name, feature.table) if feature.table is not None else ():
                 if hasattr(ModuleDict, name) or "." in name:
+                    other = f"{feature.entity}_{name.replace('.', '_')}"
                     raise ValueError(
                         f"feature `{feature.name}`: torch keeps weights by the names of features and tables, and takes "
-                        f"none that is `{name}`; call it `item_{name.replace('.', '_')}`, and name its `column`"
+                        f"none that is `{name}`; call it `{other}`, and name its `column`"
                     )
         unused = set(self.tables) - {feature.table for feature in self.features}
         if unused:

@@ -121,6 +121,11 @@ class SplitRule(abc.ABC):
     def settings(self) -> dict[str, Any]:
         """The arguments of the rule, for the hash."""
 
+    def described(self) -> dict[str, Any]:
+        """Class and arguments, from which the rule can be made again."""
+        kind = type(self)
+        return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": self.settings()}
+
     def ordered(self, log: EventLog) -> EventLog:
         """The log that is cut: another one than the given where it has no times, and so no order to keep."""
         return log

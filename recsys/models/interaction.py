@@ -146,6 +146,39 @@ class InteractionNetwork(TrainableNetwork, VectorRecommender):
         return network.eval()
 
 
+class SeparateSides(InteractionNetwork):
+    """A network of pairs that makes the vector of a user from the user's embedding alone, and that of an item likewise.
+
+    A subclass writes `user_side` and `item_side`.
+    """
+
+    @abc.abstractmethod
+    def user_side(self, embeddings: Tensor) -> Tensor:
+        """Vectors `[n, d]` of users from their embeddings `[n, width]`."""
+
+    @abc.abstractmethod
+    def item_side(self, embeddings: Tensor) -> Tensor:
+        """Vectors `[m, d]` of items from their embeddings `[m, width]`."""
+
+    def forward(self, users: Tensor, items: Tensor) -> InteractionVectors:
+        (distinct_users, user_place), (distinct_items, item_place) = (
+            torch.unique(ids, return_inverse=True) for ids in (users, items)
+        )
+        user, item = self.users(distinct_users), self.items(distinct_items)
+        return InteractionVectors(
+            self.user_side(user)[user_place],
+            self.item_side(item)[item_place],
+            user.square().sum(-1)[user_place],
+            item.square().sum(-1)[item_place],
+        )
+
+    def encode(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
+        return (
+            None if users is None else self.user_side(self.users(users)),
+            None if items is None else self.item_side(self.items(items)),
+        )
+
+
 def _of_users(catalogue: Catalogue, side_features: bool) -> Catalogue:
     """The catalogue as a `UserEncoder` reads it: with a table of users, and their features where they are wanted."""
     schema = catalogue.schema

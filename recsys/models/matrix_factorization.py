@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recsys.features.catalogue import Catalogue
-from recsys.models.interaction import InteractionNetwork, InteractionVectors
+from recsys.models.interaction import SeparateSides
 
 
-class MatrixFactorization(InteractionNetwork):
+class MatrixFactorization(SeparateSides):
     """The score of a pair is the inner product of the user's and the item's embedding, with biases where wanted.
 
     Args:
@@ -42,29 +42,12 @@ class MatrixFactorization(InteractionNetwork):
             "init_std": init_std,
         }
 
-    def forward(self, users: Tensor, items: Tensor) -> InteractionVectors:
-        (distinct_users, user_place), (distinct_items, item_place) = (
-            torch.unique(ids, return_inverse=True) for ids in (users, items)
-        )
-        user, item = self.users(distinct_users), self.items(distinct_items)
-        user_norms, item_norms = user.square().sum(-1), item.square().sum(-1)
-        user_vectors, item_vectors = self._user_side(user), self._item_side(item)
-        return InteractionVectors(
-            user_vectors[user_place], item_vectors[item_place], user_norms[user_place], item_norms[item_place]
-        )
-
-    def encode(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        return (
-            None if users is None else self._user_side(self.users(users)),
-            None if items is None else self._item_side(self.items(items)),
-        )
-
-    def _user_side(self, vectors: Tensor) -> Tensor:
+    def user_side(self, embeddings: Tensor) -> Tensor:
         """`(p, b)` to `(p, b, 1)`, whose product with `(q, 1, c)` is that of p and q, plus both biases."""
-        return F.pad(vectors, (0, 1), value=1.0) if self.biases else vectors
+        return F.pad(embeddings, (0, 1), value=1.0) if self.biases else embeddings
 
-    def _item_side(self, vectors: Tensor) -> Tensor:
+    def item_side(self, embeddings: Tensor) -> Tensor:
         """`(q, c)` to `(q, 1, c)`."""
         if not self.biases:
-            return vectors
-        return torch.cat([vectors[:, :-1], torch.ones_like(vectors[:, -1:]), vectors[:, -1:]], dim=1)
+            return embeddings
+        return torch.cat([embeddings[:, :-1], torch.ones_like(embeddings[:, -1:]), embeddings[:, -1:]], dim=1)

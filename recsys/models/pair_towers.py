@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from recsys.features.catalogue import Catalogue
-from recsys.models.interaction import InteractionNetwork, InteractionVectors
+from recsys.models.interaction import SeparateSides
 from recsys.models.tower import Tower
 
 
-class PairTowers(InteractionNetwork):
+class PairTowers(SeparateSides):
     """The score of a pair is the inner product of what two perceptrons make of the user and of the item.
 
     It reads no history: `TwoTower` does. As a network of pairs it is trained like `MatrixFactorization`, on the same
@@ -52,20 +51,10 @@ class PairTowers(InteractionNetwork):
         }
         self.user_tower, self.item_tower = (Tower(width, hidden, dim, dropout) for _ in range(2))
 
-    def forward(self, users: Tensor, items: Tensor) -> InteractionVectors:
-        (distinct_users, user_place), (distinct_items, item_place) = (
-            torch.unique(ids, return_inverse=True) for ids in (users, items)
-        )
-        user, item = self.users(distinct_users), self.items(distinct_items)
-        return InteractionVectors(
-            self.user_tower(user)[user_place],
-            self.item_tower(item)[item_place],
-            user.square().sum(-1)[user_place],
-            item.square().sum(-1)[item_place],
-        )
+    def user_side(self, embeddings: Tensor) -> Tensor:
+        vectors: Tensor = self.user_tower(embeddings)
+        return vectors
 
-    def encode(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        return (
-            None if users is None else self.user_tower(self.users(users)),
-            None if items is None else self.item_tower(self.items(items)),
-        )
+    def item_side(self, embeddings: Tensor) -> Tensor:
+        vectors: Tensor = self.item_tower(embeddings)
+        return vectors

@@ -105,8 +105,7 @@ class RunRecord:
             },
             split={
                 "rule": split.rule,
-                "class_path": f"{type(rule).__module__}.{type(rule).__qualname__}",
-                "init_args": rule.settings(),
+                **rule.described(),
                 "hash": split.hash,
                 "facts": dict(split.facts),
             },

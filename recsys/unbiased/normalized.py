@@ -78,11 +78,11 @@ class DualUnbiased(PairLoss):
     weight of L2 of the release is B times as much here.
 
     Args:
-        clip: least propensity on either side.
+        clip: least propensity on either side, above 0, which that of the most popular item's unlabeled pairs may be.
         local: the loss of one pair under either answer; None: `SquaredError`.
 
     Raises:
-        ValueError: the clip is no propensity.
+        ValueError: the clip is no propensity, or 0.
 
     Source:
         Lee et al., "Dual Unbiased Recommender Learning for Implicit Feedback", SIGIR 2021.
@@ -98,6 +98,8 @@ class DualUnbiased(PairLoss):
 
     def __init__(self, clip: float = 0.1, local: LocalLoss | None = None) -> None:
         super().__init__(local)
+        if clip == 0:
+            raise ValueError("DualUnbiased: clip must be above 0, as the propensity of unlabeled pairs may be 0")
         self.clip = check_clip(clip)
 
     @override

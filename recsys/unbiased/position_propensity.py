@@ -45,13 +45,17 @@ class PositionPropensity(nn.Module):
             raise ValueError(f"lists of {length} positions, and propensities for {self.positions}: set `positions`")
         if context is None and self.contexts > 1:
             raise ValueError(f"propensities of {self.contexts} contexts need the context of each list")
-        logits = torch.cat([self.free.new_zeros(self.contexts, 1), self.free], dim=1)[:, :length]
+        logits = self._logits()[:, :length]
         return logits if self.contexts == 1 or context is None else logits[context]
+
+    def _logits(self) -> Tensor:
+        """`[contexts, positions]`."""
+        return torch.cat([self.free.new_zeros(self.contexts, 1), self.free], dim=1)
 
     @torch.no_grad()
     def relative(self) -> Tensor:
         """`[contexts, positions]` chance of examination over that of the first position."""
-        return torch.cat([self.free.new_zeros(self.contexts, 1), self.free], dim=1).exp()
+        return self._logits().exp()
 
     @torch.no_grad()
     def set_relative(self, relative: Tensor) -> None:

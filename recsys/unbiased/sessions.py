@@ -25,6 +25,9 @@ class Sessions:
             until they are clicked, which would give those with few clicks more weight than traffic does.
         noise: chance that an irrelevant document looks relevant.
         seed: of all draws.
+
+    Raises:
+        ValueError: lists without clicks are left out, and no document is ever clicked.
     """
 
     def __init__(
@@ -38,6 +41,8 @@ class Sessions:
     ):
         self.shown, self.users, self.batch_size, self.clicked_only = shown, users, batch_size, clicked_only
         self.relevance = perceived_relevance(shown.label, noise)
+        if clicked_only and not bool((self.relevance * shown.mask).any()):
+            raise ValueError("no document looks relevant to anybody: with `clicked_only` no batch would ever be full")
         self.generator = torch.Generator().manual_seed(seed)
 
     def draw(self, n: int) -> tuple[Tensor, Tensor]:

@@ -29,7 +29,7 @@ REFUSED: dict[str, list[Settings]] = {
     "Naive": [{"c": -1.0}, {"c": math.nan}],
     "RelMF": [{"clip": -0.1}, {"clip": 1.1}, {"clip": math.nan}, {"local": CrossEntropy()}],
     "SelfNormalized": [{"clip": -0.1}, {"decay": 1.0}, {"decay": math.nan}, {"local": CrossEntropy()}],
-    "DualUnbiased": [{"clip": -0.1}, {"clip": 1.1}, {"clip": math.nan}],
+    "DualUnbiased": [{"clip": 0.0}, {"clip": -0.1}, {"clip": 1.1}, {"clip": math.nan}],
     "Shrinkage": [{"c": -1.0}, {"c": math.nan}, {"local": CrossEntropy()}],
     "UBPRLoss": [{"clip": 1.1}, {"clip": math.nan}, {"beta": -1.0}, {"beta": math.nan}],
 }

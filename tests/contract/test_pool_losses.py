@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Callable, Iterator
@@ -277,10 +276,11 @@ def test_states_continue_draws_and_what_was_learned(make: Make) -> None:
     losses, users = pools()
     weighting, other = make(), ready(make(), seed=7)
     weighting.weights(losses, users, LATE)
-    other.load_state_dict(copy.deepcopy(weighting.state_dict()))
-    for epoch in (LATE, LATE + 1):
-        later = losses.flip(0) * 2
-        assert torch.equal(weighting.weights(later, users, epoch)[0], other.weights(later, users, epoch)[0])
+    state, later = weighting.state_dict(), losses.flip(0) * 2
+    expected = [weighting.weights(later, users, epoch)[0] for epoch in (LATE, LATE + 1)]
+    other.load_state_dict(state)  # which what came after it was taken has not changed
+    for epoch, weights in zip((LATE, LATE + 1), expected, strict=True):
+        assert torch.equal(other.weights(later, users, epoch)[0], weights)
 
 
 def temperature_of(kind: type[Temperature]) -> Temperature:

@@ -30,6 +30,7 @@ def parse(**keys: object) -> Schema:
         ({"features": [BRAND | {"name": "action"}]}, "taken by the column of events"),
         ({"features": [BRAND | {"name": "type"}]}, "takes none that is `type`; call it `item_type`, and name its"),
         ({"features": [BRAND | {"name": "brand.v2"}]}, "call it `item_brand_v2`, and name its `column`"),
+        ({"features": [BRAND | {"name": "keys", "entity": "user"}]}, "call it `user_keys`"),
         ({"features": [BRAND | {"table": "values"}]}, "feature `brand`: .* none that is `values`"),
         ({"features": [BRAND | {"table": "query"}]}, r"\['query'\] belong to the columns of events"),
         ({"features": [BRAND | {"type": "numeric", "table": "t"}]}, "numeric features feed no table"),

@@ -67,3 +67,11 @@ def test_draws_continue_where_they_were_saved(clicked_only: bool) -> None:
     second = Sessions(shown(), PositionBased(), 32, clicked_only, seed=9)
     second.load_state_dict(state)
     assert torch.equal(next(iter(second)).click, expected.click)
+
+
+def test_lists_that_nobody_would_click_are_refused_and_not_drawn_for_ever() -> None:
+    silent = shown()._replace(label=torch.zeros_like(shown().label))
+    with pytest.raises(ValueError, match="no batch would ever be full"):
+        Sessions(silent, PositionBased(), noise=0.0)
+    lists = next(iter(Sessions(silent, PositionBased(), 4, clicked_only=False, noise=0.0)))
+    assert not lists.click.any()
