@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, cast
 import lightning as L
 import numpy as np
 import torch
+from _coat_methods import plain
 from torch import Tensor
 
 from recsys.denoising.adaptive_denoising import ReweightedLoss, TruncatedLoss
@@ -77,6 +78,15 @@ class Method:
     size: int = 5
     n: int = 1
     clean: bool = False
+
+
+def described(name: str) -> dict[str, Any]:
+    """The settings of a method, by which a run of it is known again."""
+    method = METHODS[name]
+    weighting, loss = method.weighting(), method.loss()
+    parts = [weighting, loss, *([weighting.temperature] if isinstance(weighting, PersonalLossWeights) else [])]
+    settings = {type(part).__name__: str(plain(part)) for part in parts}  # as text: JSON has no infinity
+    return settings | {"size": method.size, "n": method.n, "clean": method.clean}
 
 
 _PLD, _SOFT = PersonalLossResampling, PersonalLossWeights

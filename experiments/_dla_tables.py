@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
 from _dla_cells import Cell
+from _results import spread
 
-from recsys.evaluation.intervals import compare, over_seeds
+from recsys.evaluation.intervals import compare
 
 Content = dict[str, Any]
 Setting = tuple[str, float, str, int | None]
@@ -37,16 +37,16 @@ def _row(row: Cell, contents: Sequence[Content], rows: Mapping[Cell, Sequence[Co
     return {
         **{name: value for name, value in asdict(row).items() if name != "seed"},
         "seeds": [content["cell"]["seed"] for content in contents],
-        "metrics": {name: _spread(values) for name, values in means.items()},
+        "metrics": {name: spread(values) for name, values in means.items()},
         "comparisons": {other: _compared(theirs, contents) for other, theirs in against.items() if theirs},
         **_propensities(contents),
         "position_r2": contents[0]["position_r2"],
         "parts": {
-            name: _spread([content["parts"][name] for content in contents])
+            name: spread([content["parts"][name] for content in contents])
             for name in contents[0]["parts"]
             if name.startswith("train/clipped")
         },
-        "cpu_s_per_1000_steps": _spread([1000 * c["cpu_seconds"] / c["size"]["steps"] for c in contents]),
+        "cpu_s_per_1000_steps": spread([1000 * c["cpu_seconds"] / c["size"]["steps"] for c in contents]),
     }
 
 
@@ -83,11 +83,6 @@ def _propensities(contents: Sequence[Content]) -> Content:
     return {
         "examined": truth.tolist(),
         "propensities": np.exp(np.log(curves).mean(0)).tolist(),
-        "log_error": _spread((logs * clicks).sum(1).tolist()),
-        "relative_error": _spread(np.abs(curves / truth - 1).mean(1).tolist()),
+        "log_error": spread((logs * clicks).sum(1).tolist()),
+        "relative_error": spread(np.abs(curves / truth - 1).mean(1).tolist()),
     }
-
-
-def _spread(values: Sequence[float]) -> Content:
-    spread = over_seeds(values)
-    return {"mean": spread.mean, "sd": None if math.isnan(spread.sd) else spread.sd, "values": list(spread.values)}

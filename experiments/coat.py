@@ -29,12 +29,11 @@ import lightning as L
 import numpy as np
 import torch
 from _coat_methods import BASELINES, METHODS, describe
-from _results import write
+from _keep_best import KeepBest
+from _results import spread, write
 from _two_way import two_way_comparison
 from lightning.pytorch.callbacks import EarlyStopping
-from torch import Tensor
 
-from recsys.evaluation.intervals import over_seeds
 from recsys.evaluation.judged import JudgedEvaluation, evaluate_judged
 from recsys.evaluation.unbiased_validation import UnbiasedValidation
 from recsys.features.random_test import RandomTest
@@ -54,22 +53,6 @@ KS, MONITOR, AGAINST = (1, 3, 5), "val/snips_MAP@3", "mf"
 BATCH, WIDTH, INIT_STD, EPOCHS, PATIENCE = 1024, 128, 0.07, 100, 5
 RARE = 3
 """Items with so many training events or fewer are rare: a third of those that have any."""
-
-
-class KeepBest(L.Callback):
-    """Keeps the weights of the epoch that validated best, in memory."""
-
-    def __init__(self) -> None:
-        self.best, self.epoch = -1.0, -1
-        self.weights: dict[str, Tensor] = {}
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        value = float(trainer.callback_metrics[MONITOR])
-        if value > self.best:
-            self.best, self.epoch = value, trainer.current_epoch
-            network = pl_module.network
-            assert isinstance(network, torch.nn.Module)
-            self.weights = {name: weight.clone() for name, weight in network.state_dict().items()}
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -113,7 +96,7 @@ def run(name: str, seed: int, epochs: int) -> dict[str, Any]:
     method = METHODS.get(name)
     batches = None if method is None else method.batches()
     data = EventLogData(dataset="coat", split=rule, batch_size=BATCH, seed=seed, batches=batches)
-    keep = KeepBest()
+    keep = KeepBest(MONITOR)
     model: Recommender
     if method is None:
         model = Popularity()
@@ -240,12 +223,6 @@ def comparisons(first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str
         )
         for metric in first[0]["metrics"]
     }
-
-
-def spread(values: list[float]) -> dict[str, Any]:
-    """Mean and standard deviation over seeds."""
-    found = over_seeds(values)
-    return {"mean": found.mean, "sd": found.sd if len(values) > 1 else None, "values": values}
 
 
 def parser() -> argparse.ArgumentParser:

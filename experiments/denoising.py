@@ -26,7 +26,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from _denoising import BACKBONES, DATASET, MAIN, METHODS, RATIOS, SEEDS, SETTINGS, SMOKE, Row, train
+from _denoising import BACKBONES, DATASET, MAIN, METHODS, RATIOS, SEEDS, SETTINGS, SMOKE, Row, described, train
 from _markdown import markdown, number
 from _results import write
 from _runs import ROOT, say
@@ -39,8 +39,8 @@ NOTE = (
     "and more of users who gave at least ten, 70 % training, 10 % validation and 20 % test of each user at random. "
     "Noise is added to training alone, outside of all that the user has. The whole catalogue is ranked without the "
     "training items. Mean ± standard deviation over seeds, each with its own parts, noise and weights. NDCG-all "
-    "divides by the gain of all test items, however many. Shares are means over the epochs from the tenth: of noise in "
-    "the pools, and of noise in what was trained on."
+    "divides by the gain of all test items, however many. Shares are means over the epochs after the tenth: of noise "
+    "in the pools, and of noise in what was trained on."
 )
 
 
@@ -57,18 +57,19 @@ def main(argv: list[str] | None = None) -> int:
     rows = selected(given.backbone, given.method, given.ratio if not given.smoke else [0.3])
     if not rows:
         parser().error("no row matches; `--list` shows all")
+    by_row = {row: settings | {"method": described(row.method)} for row in rows}
     for seed in seeds:  # seed by seed: every table has all its rows early
-        for row in rows:
+        for row, of_row in by_row.items():
             path = ROOT / runs / DATASET / row.protocol / row.model / f"{seed}.json"
-            state = "done" if is_done(path, settings) else "new"
+            state = "done" if is_done(path, of_row) else "new"
             if given.list:
                 print(f"{state:<5} {row.protocol}/{row.model}/{seed}")
             elif state == "new":
-                run(row, seed, settings, path)
-                publish(row, seeds, settings, ROOT / runs, ROOT / results)
+                run(row, seed, of_row, path)
+                publish(row, seeds, of_row, ROOT / runs, ROOT / results)
     if not given.list:
-        for row in rows:
-            publish(row, seeds, settings, ROOT / runs, ROOT / results)
+        for row, of_row in by_row.items():
+            publish(row, seeds, of_row, ROOT / runs, ROOT / results)
         table(ROOT / results)
     return 0
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shlex
 import sys
 import warnings
 from collections.abc import Callable
@@ -24,12 +25,12 @@ import lightning as L
 import numpy as np
 import torch
 from _denoising import BACKBONES, DATASET, SEEDS, SETTINGS, Positives, uniform
+from _results import spread
 from _runs import ROOT, say
 
 from recsys.denoising.pool_losses import BCEPoolLoss, BPRPoolLoss, PoolLoss
 from recsys.denoising.separability import mean_losses, separability
 from recsys.denoising.user_pools import UserPools
-from recsys.evaluation.intervals import over_seeds
 from recsys.features.noise import INJECTED
 from recsys.features.training_pairs import TrainingPairs
 from recsys.models.interaction import InteractionNetwork
@@ -71,7 +72,8 @@ class Measure(L.Callback):
 
 
 def main(argv: list[str] | None = None) -> int:
-    given = parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    given = parser().parse_args(words)
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
@@ -80,16 +82,17 @@ def main(argv: list[str] | None = None) -> int:
         runs = [measure(given.backbone, loss(), given.ratio, seed, given.epochs) for seed in given.seeds]
         for epoch in given.epochs:
             found.setdefault(name, {})[str(epoch)] = {
-                value: over_seeds([run[epoch][value] for run in runs]).mean for value in runs[0][epoch]
+                value: spread([run[epoch][value] for run in runs]) for value in runs[0][epoch]
             }
-            say(f"{name}, epoch {epoch}: {found[name][str(epoch)]}")
+            means = {value: round(over["mean"], 4) for value, over in found[name][str(epoch)].items()}
+            say(f"{name}, epoch {epoch}: {means}")
     content = {
         "dataset": DATASET,
         "backbone": given.backbone,
         "ratio": given.ratio,
         "seeds": given.seeds,
         "areas": found,
-        "command": "python experiments/noise_separability.py",
+        "command": shlex.join(["python", "experiments/noise_separability.py", *words]),
         "settings": SETTINGS | {"epochs": given.epochs},
         "versions": versions(),
         "machine": machine(),

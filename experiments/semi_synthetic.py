@@ -32,11 +32,12 @@ from scipy.sparse import csr_matrix
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "benchmarks"))
+from _coat_methods import plain
+from _keep_best import KeepBest
 from _record import ratio, record
 
 from recsys.evaluation.judged import evaluate_judged
 from recsys.evaluation.unbiased_validation import UnbiasedValidation
-from recsys.features.catalogue import Catalogue
 from recsys.features.datasets import load_dataset
 from recsys.features.pair_batches import AllPairs
 from recsys.features.random_test import RandomTest
@@ -49,7 +50,7 @@ from recsys.unbiased.normalized import SelfNormalized
 from recsys.unbiased.pair_loss import PairLoss, PairScores
 from recsys.unbiased.pointwise import Ideal, Naive, RelMF
 from recsys.unbiased.posterior import PosteriorLabel, Shrinkage
-from recsys.unbiased.propensity import ItemPower, Propensity
+from recsys.unbiased.propensity import ItemPower, Logged
 
 ROOT = Path(__file__).resolve().parents[1]
 POWERS = (0.5, 1.0, 2.0, 3.0, 4.0)
@@ -59,6 +60,7 @@ USERS, ITEMS, RANK = 300, 500, 20
 LEAST_EXPOSURE = 0.1
 SHOWN = 20
 """Items that each user is shown at random, for the judgement of trained models."""
+MONITOR, PATIENCE, EPOCHS = "val/snips_MAP@3", 3, 40
 
 
 @dataclass(frozen=True)
@@ -178,28 +180,14 @@ def flat(scores: PairScores) -> PairScores:
     return PairScores(*(None if value is None else value.flatten() for value in scores))
 
 
-class Known(Propensity):
-    """The exposures of a world, by the numbers of users and items in its log."""
-
-    def __init__(self, exposure: Tensor) -> None:
-        super().__init__()
-        self.register_buffer("exposure", exposure.float())
-
-    def setup(self, catalogue: Catalogue) -> None:
-        """They are known."""
-
-    def forward(self, users: Tensor, items: Tensor, logged: Tensor | None) -> Tensor:
-        """Those of the pairs."""
-        exposure = self.exposure
-        assert isinstance(exposure, Tensor)
-        return exposure[users - 1, items - 1]
-
-    def of_unlabeled(self, users: Tensor, items: Tensor) -> Tensor:
-        """No loss here asks for them."""
-        raise NotImplementedError
+OBJECTIVES: dict[str, Callable[[], PairObjective]] = {
+    "naive": lambda: PairObjective(Naive(), l2=1e-5),
+    "rel_mf_true": lambda: PairObjective(RelMF(clip=0.05), Logged(), l2=1e-5),
+    "rel_mf_item_power": lambda: PairObjective(RelMF(clip=0.05), l2=1e-5),
+}
 
 
-def trained(at: World, method: str, seed: int, epochs: int) -> dict[str, float]:
+def trained(at: World, p: float, method: str, seed: int, epochs: int) -> dict[str, float]:
     """Metrics on items shown at random, of a model trained on one draw of the world."""
     random = np.random.default_rng(seed)
     relevant, label = (values.numpy() for values in at.draw(torch.Generator().manual_seed(seed)))
@@ -210,16 +198,12 @@ def trained(at: World, method: str, seed: int, epochs: int) -> dict[str, float]:
     tested = np.repeat(np.arange(USERS), SHOWN), shown.ravel()
     frame = pd.DataFrame({"user_id": np.append(users, tested[0]), "item_id": np.append(items, tested[1])})
     frame["rating"] = np.append(np.full(len(users), 5), 5 * relevant[tested])
+    frame["propensity"] = np.append(at.exposure.numpy()[users, items], np.ones(len(shown.ravel())))
     frame["part"], frame["timestamp"] = np.repeat(["train_mnar", "test_random"], [len(users), len(shown.ravel())]), 0
-    folder = ROOT / "runs" / "semi_synthetic" / "logs" / f"{method}-{seed}-{random.integers(1 << 60)}"
+    folder = ROOT / "runs" / "semi_synthetic" / "logs" / f"p{p:g}-{seed}"
     folder.mkdir(parents=True, exist_ok=True)
     frame.to_parquet(folder / "events.parquet")
     (folder / "schema.yaml").write_text(SCHEMA)
-    objectives = {
-        "naive": lambda: PairObjective(Naive(), l2=1e-5),
-        "rel_mf_true": lambda: PairObjective(RelMF(clip=0.05), Known(at.exposure), l2=1e-5),
-        "rel_mf_item_power": lambda: PairObjective(RelMF(clip=0.05), l2=1e-5),
-    }
     rule = RandomTest(seed=seed)
     data = EventLogData(
         schema=str(folder / "schema.yaml"),
@@ -233,28 +217,46 @@ def trained(at: World, method: str, seed: int, epochs: int) -> dict[str, float]:
     assert data.log.n_users == USERS and data.log.n_items == ITEMS and data.log.users.values[0] == 0
     torch.manual_seed(seed)
     module = RecommenderModule(
-        partial(MatrixFactorization, width=32), objectives[method](), table_optimizer=partial(SparseAdam, lr=0.005)
+        partial(MatrixFactorization, width=32), OBJECTIVES[method](), table_optimizer=partial(SparseAdam, lr=0.005)
     )
-    stop = EarlyStopping("val/snips_MAP@3", mode="max", patience=3, check_on_train_epoch_end=True)
+    keep = KeepBest(MONITOR)
+    stop = EarlyStopping(MONITOR, mode="max", patience=PATIENCE, check_on_train_epoch_end=True)
     quiet: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        callbacks=[UnbiasedValidation(k=3), stop],
+        callbacks=[UnbiasedValidation(k=3), keep, stop],
         enable_model_summary=False,
         **quiet,
     )
     trainer.fit(module, datamodule=data)
     assert isinstance(module.network, MatrixFactorization)
+    module.network.load_state_dict(keep.weights)
     return evaluate_judged(module.network, data.split, rule.judged(data.log), ks=(5,), tie_seed=seed).means()
 
 
 SCHEMA = """name: semi_synthetic
-events: {weight: rating}
+events: {weight: rating, propensity: propensity}
 duplicates: keep
 features:
   - {name: split, column: part, entity: event, type: categorical}
 """
+
+
+def kept(at: World, p: float, method: str, seed: int, epochs: int) -> dict[str, float]:
+    """What `trained` gives, once for the settings of now; it is kept in a file."""
+    objective = OBJECTIVES[method]()
+    parts = {type(part).__name__: plain(part) for part in (objective, *objective.children())}
+    settings = {"epochs": epochs, "patience": PATIENCE, "objective": parts, "schema": SCHEMA}
+    path = ROOT / "runs" / "semi_synthetic" / f"{method}-p{p:g}-{seed}.json"
+    if path.exists() and (content := json.loads(path.read_text(encoding="utf-8")))["settings"] == settings:
+        return dict(content["metrics"])
+    metrics = trained(at, p, method, seed, epochs)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".tmp")
+    unfinished.write_text(json.dumps({"settings": settings, "metrics": metrics}) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+    return metrics
 
 
 def main() -> None:
@@ -271,12 +273,9 @@ def main() -> None:
     models: list[dict[str, Any]] = []
     for seed in range(1 if given.smoke else given.seeds):
         for p in POWERS[:1] if given.smoke else POWERS:
-            for method in ("naive", "rel_mf_true", "rel_mf_item_power"):
-                path = ROOT / "runs" / "semi_synthetic" / f"{method}-p{p}-{seed}{'-smoke' if given.smoke else ''}.json"
-                if not path.exists():
-                    found = trained(made.power(p), method, seed, 1 if given.smoke else 40)
-                    path.write_text(json.dumps(found) + "\n")
-                models.append({"p": p, "method": method, "seed": seed} | json.loads(path.read_text()))
+            for method in OBJECTIVES:
+                found = kept(made.power(p), p, method, seed, 1 if given.smoke else EPOCHS)
+                models.append({"p": p, "method": method, "seed": seed} | found)
                 print(f"p {p} {method} {seed}: NDCG@5 {models[-1]['NDCG@5']:.4f}", flush=True)
     if given.smoke:
         return

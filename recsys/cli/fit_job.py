@@ -99,6 +99,19 @@ class FitCLI(LightningCLI):
         for group in ("validation", "diagnostics"):
             parser.link_arguments("job.monitor", f"{group}.k", compute_fn=_list_length)
 
+    def instantiate_classes(self) -> None:
+        """Makes what the arguments say.
+
+        Raises:
+            JobError: a class refuses its arguments, which its message names, or data that it cannot do with.
+        """
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            if type(error) is not ValueError:  # ours say whose they are
+                raise
+            raise JobError(str(error)) from error
+
     def instantiate_trainer(self, **kwargs: Any) -> L.Trainer:
         """The trainer with the job's callbacks.
 

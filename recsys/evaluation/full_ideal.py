@@ -30,7 +30,7 @@ def full_ideal_ndcg(targets: Targets, ks: Sequence[int]) -> dict[str, Tensor]:
     """
     relevant = torch.bincount(targets.row, minlength=targets.users)
     most = int(relevant.max()) if targets.users else 0
-    ideal = (1 / torch.log2(torch.arange(2, most + 2).double())).cumsum(0)
+    ideal = (1 / torch.log2(torch.arange(2, most + 2, device=targets.rank.device).double())).cumsum(0)
     undefined = torch.where(relevant == 0, torch.nan, 0.0).double()
     metrics = {}
     for k in ks:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recsys.features.batch import SequenceBatch
+from recsys.features.epochs import Epochs
 from recsys.features.event_log import EventLog
 from recsys.features.jagged import expand_ranges
 from recsys.features.requests import cutoffs, opens_request
@@ -79,7 +80,7 @@ def padded_share(lengths: Tensor) -> float:
     return 1.0 - float(lengths.sum()) / (lengths.numel() * max(int(lengths.max()), 1))
 
 
-class TrainingBatches:
+class TrainingBatches(Epochs):
     """Endless supply of training epochs over the windows of a split; one `iter` is one epoch.
 
     A window is up to `max_length` consecutive events of one user, each with the event after it as target. Users with
@@ -125,8 +126,6 @@ class TrainingBatches:
         self.users, self.start, self.end = _windows(split.train_start, split.train_end, max_length, stride)
         if not len(self.users):
             raise ValueError("the split has no user with two training events: nothing to learn from")
-        self.epoch = 0
-        self._next = 0
 
     def __len__(self) -> int:
         return -(-len(self.users) // self.batch_size)
@@ -151,10 +150,7 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[SequenceBatch]:
         rows, batches = self._order()
-        for place in range(self._next, len(batches)):
-            # Set before the batch is handed out: a trainer that knows the length never asks for the end.
-            last = place + 1 == len(batches)
-            self.epoch, self._next = (self.epoch + 1, 0) if last else (self.epoch, place + 1)
+        for place in self.places():
             first = batches[place] * self.batch_size
             yield self._share(rows[first : first + self.batch_size])
 
@@ -188,14 +184,6 @@ class TrainingBatches:
             **_actions(log, at),
             **_queries(log, query=at, target_query=asked),
         )
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch and next batch; Lightning stores it with the checkpoint."""
-        return {"epoch": self.epoch, "next": self._next, "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues at the batch that follows the last one handed out."""
-        self.epoch, self._next, self.seed = state["epoch"], state["next"], state["seed"]
 
 
 def _windows(

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.features.epochs import Epochs
 from recsys.features.event_log import EventLog
 from recsys.features.pair_batch import InteractionBatch, PairBatch, TripleBatch
 from recsys.features.permutation import Permutation
@@ -21,7 +22,7 @@ MOST_PAIRS = 1 << 32
 """Of a pass over all pairs; one over more takes a day."""
 
 
-class PairBatches(abc.ABC):
+class PairBatches(Epochs):
     """Endless supply of epochs over pairs of a split; one `iter` is one epoch.
 
     An epoch goes once through its rows in random order. The order, and whatever is drawn for a batch, are functions of
@@ -51,8 +52,7 @@ class PairBatches(abc.ABC):
         self.log: EventLog = split.log
         self.pairs = TrainingPairs.of(split)
         self.batch_size, self.seed = batch_size, seed
-        self.epoch = 0
-        self._next = 0
+        self.epoch, self._next = 0, 0
 
     @property
     @abc.abstractmethod
@@ -72,21 +72,11 @@ class PairBatches(abc.ABC):
         return -(-self.n_rows // self.rows_per_step)
 
     def __iter__(self) -> Iterator[InteractionBatch]:
-        epoch, size, steps = self.epoch, self.rows_per_step, len(self)
+        epoch, size = self.epoch, self.rows_per_step
         order = Permutation(self.n_rows, [self.seed, epoch])
-        for place in range(self._next, steps):
-            # Set before the batch is handed out: a trainer that knows the length never asks for the end.
-            self.epoch, self._next = (epoch + 1, 0) if place + 1 == steps else (epoch, place + 1)
+        for place in self.places():
             rows = order(np.arange(place * size, min((place + 1) * size, self.n_rows)))
             yield self.batch(rows, np.random.default_rng([self.seed, epoch, place + 1]))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch and next batch."""
-        return {"epoch": self.epoch, "next": self._next, "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues at the batch that follows the last one handed out."""
-        self.epoch, self._next, self.seed = state["epoch"], state["next"], state["seed"]
 
     def logged_propensity(self, positives: Ids) -> Tensor | None:
         """`[m]` float32, as logged with the first event of the positive pairs at `positives` `[m]`; None: never."""

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.evaluation.calibration import Platt
+from recsys.evaluation.scoring import device_of
 from recsys.features.batch import SequenceBatch
 from recsys.features.event_log import EventLog
 from recsys.features.jagged import offsets_of
@@ -217,7 +218,7 @@ class Bundle:
         Raises:
             QueryError: the model reads no queries.
         """
-        batch = self.batch(histories, queries).to(_device(self.model))
+        batch = self.batch(histories, queries).to(device_of(self.model))
         seen = Jagged(
             torch.from_numpy(np.concatenate([h.items for h in histories])),
             torch.from_numpy(offsets_of(np.array([len(h) for h in histories]))),
@@ -273,12 +274,8 @@ class Bundle:
         return {"queries": queries, "query": query, "request_query": None if asked is None else request}
 
 
-def _device(model: Recommender) -> torch.device:
-    return next(iter(model.state().values())).device
-
-
 def _knows_any(model: Recommender, users: Tensor) -> bool:
-    return bool(model.knows(users.to(_device(model))).any())
+    return bool(model.knows(users.to(device_of(model))).any())
 
 
 def _actions(history: History) -> NDArray[np.int64]:

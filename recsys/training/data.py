@@ -107,7 +107,7 @@ class EventLogData(L.LightningDataModule):
         """The training batches, of this process's share.
 
         Raises:
-            DataSourceError: several processes are to share batches of pairs.
+            DataSourceError: several processes are to share batches of pairs, or these do not fit the split.
         """
         rank, ranks = (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
         if self.pair_batches is not None:
@@ -115,7 +115,10 @@ class EventLogData(L.LightningDataModule):
                 raise DataSourceError(
                     f"`data.batches`: pairs are drawn by one process, and the job has {ranks}; set `trainer.devices: 1`"
                 )
-            self.pair_batches.setup(self.split, self.batch_size, self.seed)
+            try:
+                self.pair_batches.setup(self.split, self.batch_size, self.seed)
+            except ValueError as error:
+                raise DataSourceError(f"`data.batches`: {error}") from error
             return self.pair_batches
         return TrainingBatches(self.split, self.batch_size, self.max_length, self.stride, self.seed, rank, ranks)
 
@@ -125,16 +128,21 @@ class EventLogData(L.LightningDataModule):
 
     def state_dict(self) -> dict[str, Any]:
         """Position in the data. Lightning restores a loader's own state only in mid-epoch; this one always."""
-        return {"batches": self.batches.state_dict(), "split": self.split.hash}
+        kind = type(self.batches).__name__
+        return {"batches": self.batches.state_dict(), "kind": kind, "split": self.split.hash}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Continues where the checkpoint was saved.
 
         Raises:
-            DataSourceError: the checkpoint comes from other data or another split.
+            DataSourceError: the checkpoint comes from other data, another split or other batches.
+            ResumeError: it was saved amid an epoch of another length.
         """
         if state_dict["split"] != self.split.hash:
             raise DataSourceError(
                 "the checkpoint was trained on another log or split; name its data, or start a new run"
             )
+        kind = type(self.batches).__name__
+        if (saved := state_dict.get("kind", kind)) != kind:  # older checkpoints do not say
+            raise DataSourceError(f"the checkpoint was trained on {saved}, and the job on {kind}: see `data.batches`")
         self.batches.load_state_dict(state_dict["batches"])

@@ -19,7 +19,7 @@ from recsys.models.decoder import pad
 from recsys.models.network import SequenceNetwork
 from recsys.models.synergen import SynerGen
 from recsys.models.tokens import Slots
-from recsys.training.objective import Objective, sampled_scores
+from recsys.training.objective import LEAVE_PAIRS_OUT, Objective, ObjectiveError, checked, sampled_scores
 from recsys.training.slot_negatives import SlotNegatives
 from recsys.unbiased.position_weights import PositionWeights
 
@@ -102,7 +102,8 @@ class JointObjective(Objective):
 
     def forward(self, network: SequenceNetwork, batch: SequenceBatch) -> LossOutput:
         if not isinstance(network, SynerGen):
-            raise TypeError(f"JointObjective trains a SynerGen, not a {type(network).__name__}")
+            raise ObjectiveError(f"JointObjective trains a SynerGen, not a {type(network).__name__}")
+        batch = checked(batch, SequenceBatch, LEAVE_PAIRS_OUT)
         assert batch.target is not None and batch.cutoff is not None, "training batches carry targets"
         drawn = self.negatives.sample(batch.target)
         context, vectors = network.encode(batch, torch.cat([batch.target, drawn.ids]))

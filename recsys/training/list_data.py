@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from recsys.features.epochs import Epochs
 from recsys.unbiased.identifiability import check_identifiable
 from recsys.unbiased.logged_lists import ListDataError, LoggedLists
 from recsys.unbiased.shown_lists import ShownLists
@@ -22,7 +23,7 @@ _CHECKED = 20_000
 """Lists of which the alarm is computed."""
 
 
-class ListBatches:
+class ListBatches(Epochs):
     """Endless supply of epochs over logged lists; one `iter` is one epoch, in an order of the seed and the epoch alone.
 
     Several processes share each batch as in `TrainingBatches`: what one of them gets for a short, last batch may be a
@@ -43,17 +44,13 @@ class ListBatches:
         if batch_size < 1 or not len(log):
             raise ValueError(f"{len(log)} lists in batches of {batch_size}: both are at least 1")
         self.log, self.batch_size, self.seed, self.rank, self.ranks = log, batch_size, seed, rank, ranks
-        self.epoch = 0
-        self._next = 0
 
     def __len__(self) -> int:
         return -(-len(self.log) // self.batch_size)
 
     def __iter__(self) -> Iterator[ShownLists]:
         order = torch.from_numpy(np.random.default_rng([self.seed, self.epoch]).permutation(len(self.log)))
-        for place in range(self._next, len(self)):
-            # Set before the batch is handed out: a trainer that knows the length never asks for the end.
-            self.epoch, self._next = (self.epoch + 1, 0) if place + 1 == len(self) else (self.epoch, place + 1)
+        for place in self.places():
             rows = order[place * self.batch_size : (place + 1) * self.batch_size]
             own = rows[self.rank :: self.ranks]
             if len(own):
@@ -61,14 +58,6 @@ class ListBatches:
             else:
                 idle = self.log.lists(rows[:1])
                 yield idle._replace(click=torch.zeros_like(idle.click), mask=torch.zeros_like(idle.mask))
-
-    def state_dict(self) -> dict[str, Any]:
-        """Epoch and next batch."""
-        return {"epoch": self.epoch, "next": self._next, "seed": self.seed}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues at the batch that follows the last one handed out."""
-        self.epoch, self._next, self.seed = state["epoch"], state["next"], state["seed"]
 
 
 class ListData(L.LightningDataModule):

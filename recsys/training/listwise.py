@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from recsys.losses.ranks import across_ranks, total
 from recsys.training.optimizers import CombinedOptimizer
+from recsys.training.steps import clip_gradients, log_parts
 from recsys.training.table_optimizers import OptimizerFactory
 from recsys.unbiased.click_loss import ClickLoss
 from recsys.unbiased.dual_learning import DualLearning
@@ -59,16 +60,7 @@ class ListwiseModule(L.LightningModule):
         with across_ranks(self.trainer.world_size > 1):
             loss, parts = self.loss(self.scorer(batch.features), batch)
             lists = int(total(torch.tensor(len(batch.click), device=self.device)))
-        for name, value in parts.items():
-            self.log(
-                f"train/{name}",
-                value,
-                on_step=False,
-                on_epoch=True,
-                prog_bar=name == "loss",
-                batch_size=lists,
-                sync_dist=True,
-            )
+        log_parts(self, parts, lists)
         return loss
 
     def _parts(self) -> dict[str, list[nn.Parameter]]:
@@ -83,10 +75,5 @@ class ListwiseModule(L.LightningModule):
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
         """Clips each part by itself."""
-        if gradient_clip_val is None:
-            return
         for weights in self._parts().values():
-            if gradient_clip_algorithm == "value":
-                nn.utils.clip_grad_value_(weights, gradient_clip_val)
-            else:
-                nn.utils.clip_grad_norm_(weights, gradient_clip_val)
+            clip_gradients(weights, gradient_clip_val, gradient_clip_algorithm)

@@ -7,7 +7,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -17,9 +16,10 @@ from recsys.features.pair_batch import InteractionBatch
 from recsys.losses.ranks import across_ranks, ranks, total
 from recsys.models.tables import table_device
 from recsys.models.trainable import TrainableNetwork
-from recsys.training.objective import Objective
+from recsys.training.objective import Objective, ObjectiveError
 from recsys.training.optimizers import CombinedOptimizer, table_parameters
 from recsys.training.sparse_adam import SparseAdam
+from recsys.training.steps import clip_gradients, log_parts
 from recsys.training.table_optimizers import (
     FusedTables,
     OptimizerFactory,
@@ -102,16 +102,7 @@ class RecommenderModule(L.LightningModule):
         with across_ranks(self.trainer.world_size > 1):
             loss, parts = self.objective(self.network, batch)
             windows = _windows(batch)
-        for name, value in parts.items():
-            self.log(
-                f"train/{name}",
-                value,
-                on_step=False,
-                on_epoch=True,
-                prog_bar=name == "loss",
-                batch_size=windows,
-                sync_dist=True,
-            )
+        log_parts(self, parts, windows)
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -141,22 +132,36 @@ class RecommenderModule(L.LightningModule):
         assert self.network is not None
         of_tables = {id(weight) for weight in table_parameters(self.network)}  # replicated ones have dense gradients
         dense = [w for w in self.parameters() if w.grad is not None and id(w) not in of_tables]
-        if gradient_clip_algorithm == "value":
-            nn.utils.clip_grad_value_(dense, gradient_clip_val)
-        else:
-            nn.utils.clip_grad_norm_(dense, gradient_clip_val)
+        clip_gradients(dense, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the generators, so that a resumed run draws what the interrupted one would have drawn."""
         own = torch.get_rng_state()
         of_ranks = self.all_gather(own.to(self.device))  # on the device, as NCCL wants it
         assert isinstance(of_ranks, torch.Tensor)
+        checkpoint["objective"] = self._objective_parts()
         checkpoint["generators"] = {
             "objective": self.objective.random_state(),
             "torch": of_ranks.view(-1, len(own)).cpu(),
         }
 
+    def _objective_parts(self) -> list[str]:
+        """Classes of the objective and of what it is made of."""
+        return [type(part).__name__ for part in (self.objective, *self.objective.children())]
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes the generators.
+
+        Raises:
+            ObjectiveError: another objective was trained.
+        """
+        parts = self._objective_parts()
+        saved = checkpoint.get("objective", parts)  # older checkpoints do not say
+        if saved != parts:
+            raise ObjectiveError(
+                f"the checkpoint was trained by {', '.join(saved)}, and the job has {', '.join(parts)}: resume with "
+                "the objective that it was saved with, or start a new run"
+            )
         self._generators = checkpoint["generators"]
 
     def on_train_start(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,10 @@ from recsys.losses.base import CatalogueLoss, LossOutput, SampledLoss, SampledSc
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.network import SequenceNetwork
 from recsys.unbiased.exposure_weights import ExposureWeights
+
+Batch = TypeVar("Batch")
+LEAVE_PAIRS_OUT = "leave `data.batches` out"
+"""What sets a job right whose objective reads histories, and whose data are pairs."""
 
 
 class ObjectiveError(TypeError):
@@ -55,6 +59,22 @@ class Objective(nn.Module, abc.ABC):
     @abc.abstractmethod
     def load_random_state(self, state: dict[str, Any]) -> None:
         """Continues the draws from `random_state()`."""
+
+
+def checked(batch: Any, kind: type[Batch], remedy: str) -> Batch:
+    """The batch itself.
+
+    Args:
+        batch: of a step.
+        kind: that an objective reads.
+        remedy: what sets it right.
+
+    Raises:
+        ObjectiveError: it is of another kind.
+    """
+    if not isinstance(batch, kind):
+        raise ObjectiveError(f"the objective reads a {kind.__name__}, not a {type(batch).__name__}: {remedy}")
+    return batch
 
 
 class RetrievalObjective(Objective):
@@ -98,6 +118,7 @@ class RetrievalObjective(Objective):
             self.target_weights.setup(seed, device)
 
     def forward(self, network: SequenceNetwork, batch: SequenceBatch) -> LossOutput:
+        batch = checked(batch, SequenceBatch, LEAVE_PAIRS_OUT)
         assert batch.target is not None, "training batches carry targets"
         exposure, watched = (None, {}) if self.exposure_weights is None else self.exposure_weights(batch)
         if isinstance(self.loss, CatalogueLoss):

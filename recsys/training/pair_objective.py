@@ -12,7 +12,7 @@ from recsys.features.pair_batch import InteractionBatch, PairBatch, TripleBatch
 from recsys.losses.base import LossOutput
 from recsys.models.interaction import InteractionNetwork
 from recsys.training.lagged_network import LaggedNetwork
-from recsys.training.objective import Objective, ObjectiveError
+from recsys.training.objective import Objective, ObjectiveError, checked
 from recsys.unbiased.pair_loss import PairLoss, PairScores
 from recsys.unbiased.pairwise import BPRLoss, PairwiseLoss, TripleScores
 from recsys.unbiased.pointwise import RelMF
@@ -175,12 +175,8 @@ def _checked(network: Any, batch: Any, kind: type[Batch], remedy: str) -> Batch:
     Raises:
         ObjectiveError: the objective cannot read it, or the network knows no pairs.
     """
-    if not isinstance(batch, kind):
-        raise ObjectiveError(
-            f"the objective reads a {kind.__name__}, not a {type(batch).__name__}: set `data.batches` to `{remedy}`"
-        )
     if not isinstance(network, InteractionNetwork):
         raise ObjectiveError(
             f"pairs need a network that knows users by id, such as MatrixFactorization, not a {type(network).__name__}"
         )
-    return batch
+    return checked(batch, kind, f"set `data.batches` to `{remedy}`")

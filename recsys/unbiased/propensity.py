@@ -13,6 +13,10 @@ from recsys.features.catalogue import Catalogue
 from recsys.features.pair_batch import InteractionBatch
 
 
+class PropensityError(ValueError):
+    """Propensities that nobody knows; the message says what to take instead."""
+
+
 class Propensity(nn.Module, abc.ABC):
     """The chance that a pair was exposed. It is estimated from the training part alone."""
 
@@ -108,10 +112,10 @@ class Logged(Propensity):
         """The logged propensities.
 
         Raises:
-            ValueError: there are none.
+            PropensityError: there are none.
         """
         if logged is None:
-            raise ValueError(
+            raise PropensityError(
                 "propensities are to be those of the log, which has none: name their column as `events.propensity` in "
                 "the schema, or estimate them with ItemPower"
             )
@@ -122,9 +126,11 @@ class Logged(Propensity):
         """They do not exist.
 
         Raises:
-            ValueError: always.
+            PropensityError: always.
         """
-        raise ValueError("a log has propensities of its events alone: estimate those of unlabeled pairs with ItemPower")
+        raise PropensityError(
+            "a log has propensities of its events alone: estimate those of unlabeled pairs with ItemPower"
+        )
 
 
 def propensity_of(propensity: Propensity, batch: InteractionBatch) -> Tensor:

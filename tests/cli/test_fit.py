@@ -111,3 +111,8 @@ def test_resume_says_yes_no_or_auto(arguments: list[str]) -> None:
         assert FitCLI([*arguments, f"--job.resume={word}"]).config_init.job.resume == expected
     with pytest.raises((SystemExit, argparse.ArgumentError)):
         FitCLI([*arguments, "--job.resume=maybe"])
+
+
+def test_a_class_that_refuses_its_arguments_is_a_job_that_cannot_start(arguments: list[str]) -> None:
+    with pytest.raises(JobError, match="every_n_epochs and k must be positive"):
+        FitCLI([*arguments, "--diagnostics.every_n_epochs=0"])

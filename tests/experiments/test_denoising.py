@@ -13,7 +13,7 @@ import noise_separability
 import numpy as np
 import pandas as pd
 import pytest
-from _denoising import BACKBONES, MAIN, METHODS, RATIOS, Row
+from _denoising import BACKBONES, MAIN, METHODS, RATIOS, SETTINGS, Row, described
 
 from recsys.denoising.user_pools import UserPools
 from recsys.features.schema import Schema
@@ -101,6 +101,17 @@ def test_separability_is_measured_while_training_goes_on(tmp_path: Path, monkeyp
     monkeypatch.setattr(noise_separability, "ROOT", tmp_path)
     words = ["--seeds", "1", "--epochs", "1", "6", "--ratio", "0.3", "--out", "separability.json"]
     assert noise_separability.main(words) == 0
-    areas = json.loads((tmp_path / "separability.json").read_text(encoding="utf-8"))["areas"]
+    content = json.loads((tmp_path / "separability.json").read_text(encoding="utf-8"))
+    assert content["command"] == f"python experiments/noise_separability.py {' '.join(words)}"
+    areas = content["areas"]
     assert areas.keys() == {"bpr", "bce"} and areas["bpr"].keys() == {"1", "6"}
-    assert all(0 < areas[name][epoch]["personal"] < 1 for name in areas for epoch in areas[name])
+    assert all(0 < areas[name][epoch]["personal"]["mean"] < 1 for name in areas for epoch in areas[name])
+
+
+def test_a_run_of_other_settings_of_its_method_is_not_done(tmp_path: Path) -> None:
+    path = tmp_path / "1.json"
+    path.write_text(json.dumps({"settings": SETTINGS | {"method": described("pld")}}), encoding="utf-8")
+    assert denoising.is_done(path, SETTINGS | {"method": described("pld")})
+    for other in ("pld_floor", "pld_n4", "pld_std", "bce", "uniform_k"):
+        assert not denoising.is_done(path, SETTINGS | {"method": described(other)})
+    assert len({json.dumps(described(name), allow_nan=False) for name in METHODS}) == len(METHODS)

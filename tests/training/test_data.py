@@ -101,3 +101,16 @@ def test_pairs_are_chosen_by_their_batches(tmp_path: Path) -> None:
     assert [b.users.tolist() for b in other.train_dataloader()] == [b.users.tolist() for b in iterator]
     with pytest.raises(DataSourceError, match=r"leave out `data\.stride`"):
         EventLogData(**arguments, batches=AllPairs(), stride=2)
+
+
+def test_batches_of_another_kind_than_the_position_are_refused(tmp_path: Path) -> None:
+    arguments = write(tmp_path)
+    state = EventLogData(**arguments).state_dict()
+    with pytest.raises(DataSourceError, match=r"on TrainingBatches, and the job on AllPairs: see `data\.batches`"):
+        EventLogData(**arguments, batches=AllPairs()).load_state_dict(state)
+
+
+def test_batches_of_pairs_that_do_not_fit_say_so(tmp_path: Path) -> None:
+    data = EventLogData(**write(tmp_path) | {"batch_size": 0}, batches=AllPairs())
+    with pytest.raises(DataSourceError, match=r"`data\.batches`: batch_size must be positive, not 0"):
+        data.train_dataloader()

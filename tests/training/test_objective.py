@@ -18,6 +18,7 @@ from recsys.features.catalogue import Catalogue
 from recsys.features.drawn_negatives import Negatives
 from recsys.features.event_log import EventLog
 from recsys.features.negatives import InBatch, Mixed, NegativeSampler, Popularity, Uniform
+from recsys.features.pair_batch import PairBatch
 from recsys.features.schema import Schema
 from recsys.features.splits import LeaveLastOut
 from recsys.losses.base import SampledScores
@@ -26,7 +27,10 @@ from recsys.losses.gbce import GBCE
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.network import SequenceNetwork
 from recsys.models.synergen import SynerGen
-from recsys.training.objective import RetrievalObjective
+from recsys.training.joint_objective import JointObjective
+from recsys.training.module import RecommenderModule
+from recsys.training.objective import Objective, ObjectiveError, RetrievalObjective
+from recsys.training.pair_objective import PairObjective
 from recsys.unbiased.exposure_weights import ExposureWeights
 from recsys.unbiased.propensity import ItemPower, Logged
 
@@ -262,3 +266,20 @@ def test_weights_that_sequences_cannot_have_are_refused() -> None:
         ExposureWeights(clip=0.0)
     with pytest.raises(ValueError, match="ItemPower"):
         ExposureWeights(Logged())
+
+
+@pytest.mark.parametrize("objective", [RetrievalObjective(), JointObjective()])
+def test_batches_of_pairs_are_refused_with_the_remedy(network: SequenceNetwork, objective: Objective) -> None:
+    pairs = PairBatch(torch.tensor([1]), torch.tensor([2]), label=torch.ones(1))
+    with pytest.raises(ObjectiveError, match=r"reads a SequenceBatch, not a PairBatch: leave `data\.batches` out"):
+        objective(network, pairs)
+
+
+def test_a_checkpoint_of_another_objective_is_refused() -> None:
+    saved = RecommenderModule(lambda catalogue: None, RetrievalObjective())  # type: ignore[arg-type,return-value]
+    other = RecommenderModule(lambda catalogue: None, PairObjective())  # type: ignore[arg-type,return-value]
+    checkpoint = {"generators": {}, "objective": saved._objective_parts()}
+    saved.on_load_checkpoint(checkpoint)
+    with pytest.raises(ObjectiveError, match=r"trained by RetrievalObjective, InfoNCE.*, and the job has PairObj"):
+        other.on_load_checkpoint(checkpoint)
+    other.on_load_checkpoint({"generators": {}})  # as older checkpoints are

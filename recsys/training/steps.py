@@ -1,0 +1,38 @@
+"""What a step of every LightningModule here does with the parts of its loss, and with gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import lightning as L
+from torch import Tensor, nn
+
+
+def log_parts(module: L.LightningModule, parts: Mapping[str, Tensor], batch_size: int) -> None:
+    """Logs the parts of a loss as `train/<part>`, means of an epoch over all ranks.
+
+    Args:
+        module: that trains.
+        parts: by name; `loss` goes to the progress bar too.
+        batch_size: what the step counts in the mean.
+    """
+    for name, value in parts.items():
+        module.log(
+            f"train/{name}",
+            value,
+            on_step=False,
+            on_epoch=True,
+            prog_bar=name == "loss",
+            batch_size=batch_size,
+            sync_dist=True,
+        )
+
+
+def clip_gradients(weights: Sequence[nn.Parameter], value: float | None, algorithm: str | None) -> None:
+    """Clips gradients in place as `trainer.gradient_clip_val` and `trainer.gradient_clip_algorithm` say; None: not."""
+    if value is None:
+        return
+    if algorithm == "value":
+        nn.utils.clip_grad_value_(weights, value)
+    else:
+        nn.utils.clip_grad_norm_(weights, value)
