@@ -13,7 +13,7 @@ import noise_separability
 import numpy as np
 import pandas as pd
 import pytest
-from _denoising import BACKBONES, MAIN, METHODS, RATIOS, SETTINGS, Row, described
+from _denoising import BACKBONES, MAIN, METHODS, RATIOS, Row, described
 
 from recsys.denoising.user_pools import UserPools
 from recsys.features.schema import Schema
