@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from recsys.evaluation.exposure import exposure_metrics, popularity_deciles
 from recsys.evaluation.metrics import check_cut_offs, debiased_metrics, find_targets, target_metrics
 from recsys.evaluation.ranking import ranked_lists
-from recsys.evaluation.relevance import ColdTargets, check_catalogue, relevance
+from recsys.evaluation.relevance import ColdTargets, Relevance, check_catalogue, relevance
 from recsys.evaluation.result import Evaluation, TargetTable
 from recsys.evaluation.scoring import evaluation_mode
 from recsys.evaluation.tasks import Part, Task, requests
-from recsys.features.splits import Split
+from recsys.features.splits import Ids, Split
 from recsys.models.recommender import Recommender
 
 
@@ -89,34 +91,69 @@ def evaluate(
             tie_seed=tie_seed,
         )
     found = relevance(split, which, task, asked, filter_seen, cold_targets)
-    counts = found.train_counts
-    everything = find_targets(torch.from_numpy(ranked), found.wanted)
-    targets = find_targets(torch.from_numpy(ranked), found.judged)
+    settings = {"max_length": max_length, "rerank": rerank, "top": top, "tie_seed": tie_seed}
+    return judged_lists(
+        name or type(model).__name__,
+        users=asked.users,
+        history_length=asked.history_length,
+        ranked=ranked,
+        found=found,
+        ks=ks,
+        settings=settings,
+        started=started,
+        beta=beta,
+    )
+
+
+def judged_lists(
+    model: str,
+    *,
+    users: Ids,
+    history_length: Ids,
+    ranked: NDArray[np.int32],
+    found: Relevance,
+    ks: Sequence[int],
+    settings: Mapping[str, Any],
+    started: float,
+    beta: float = 0.5,
+) -> Evaluation:
+    """The evaluation of lists, whoever made them.
+
+    Args:
+        model: name to print.
+        users: `[U]` int64, the user of each request.
+        history_length: `[U]` events of each history.
+        ranked: `[U, top]` int32 item ids, best first, 0 where fewer could be given.
+        found: what each request wants.
+        ks: cut-offs of the metrics.
+        settings: how the lists were made, for the facts.
+        started: `time.perf_counter()` when the evaluation began.
+        beta: exponent of the propensities of the debiased metrics.
+    """
+    counts, lists = found.train_counts, torch.from_numpy(ranked)
+    everything = find_targets(lists, found.wanted)
+    targets = find_targets(lists, found.judged)
     metrics = target_metrics(targets, ks) | debiased_metrics(targets, torch.from_numpy(counts), ks, beta)
     seconds = time.perf_counter() - started
-    facts = found.facts | {
-        "max_length": max_length,
-        "rerank": rerank,
-        "top": top,
+    facts = dict(settings) | {
         "ks": list(ks),
-        "tie_seed": tie_seed,
         "beta": beta,
         "short_lists": int((ranked[:, -1] == 0).sum()),
         "seconds": seconds,
-        "users_per_s": len(asked) / seconds,
+        "users_per_s": len(users) / seconds,
     }
     return Evaluation(
-        model=name or type(model).__name__,
-        users=asked.users,
-        history_length=asked.history_length.astype(np.int32),
+        model=model,
+        users=users,
+        history_length=history_length.astype(np.int32),
         ranked=ranked,
         metrics={key: value.numpy() for key, value in metrics.items()},
-        exposure=exposure_metrics(torch.from_numpy(ranked), counts, ks),
+        exposure=exposure_metrics(lists, counts, ks),
         targets=TargetTable(
             row=everything.row.numpy(),
             item=everything.item.numpy().astype(np.int32),
             rank=everything.rank.numpy().astype(np.int32),
             decile=popularity_deciles(counts)[everything.item.numpy()],
         ),
-        facts=facts,
+        facts=found.facts | facts,
     )

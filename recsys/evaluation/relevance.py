@@ -57,7 +57,7 @@ def relevance(
     counts = split.train_counts()
     wanted, seen = _wanted(split, asked, filter_seen)
     cold = torch.from_numpy(counts)[wanted.values] == 0
-    judged = _where(wanted, ~cold) if cold_targets == "exclude" else wanted
+    judged = judged_targets(wanted, counts, cold_targets)
     answerable = (judged.offsets.diff() > 0).numpy()
     users, judged_users = len(np.unique(asked.users)), len(np.unique(asked.users[answerable]))
     facts = {
@@ -81,6 +81,17 @@ def relevance(
         "train_items": int((counts > 0).sum()),
     }
     return Relevance(wanted, judged, counts, facts)
+
+
+def judged_targets(wanted: Jagged, counts: Ids, cold_targets: ColdTargets) -> Jagged:
+    """Those of the items to be found that count.
+
+    Args:
+        wanted: distinct items of each request.
+        counts: `[n_items + 1]` training events of each item.
+        cold_targets: leave items without a training event out, or let them be misses.
+    """
+    return _where(wanted, torch.from_numpy(counts)[wanted.values] > 0) if cold_targets == "exclude" else wanted
 
 
 def check_catalogue(model: Recommender, split: Split) -> None:
