@@ -35,7 +35,7 @@ from _two_way import two_way_comparison
 from lightning.pytorch.callbacks import EarlyStopping
 
 from recsys.evaluation.judged import JudgedEvaluation, evaluate_judged
-from recsys.evaluation.unbiased_validation import UnbiasedValidation
+from recsys.evaluation.validation import RankingValidation
 from recsys.features.random_test import RandomTest
 from recsys.models.matrix_factorization import MatrixFactorization
 from recsys.models.popularity import Popularity
@@ -118,7 +118,7 @@ def run(name: str, seed: int, epochs: int) -> dict[str, Any]:
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            callbacks=[UnbiasedValidation(k=3), keep, stop],
+            callbacks=[RankingValidation(k=3, snips_power=1.5), keep, stop],
         )
         trainer.fit(module, datamodule=data)
         assert isinstance(module.network, MatrixFactorization)

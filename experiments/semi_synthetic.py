@@ -37,7 +37,7 @@ from _keep_best import KeepBest
 from _record import ratio, record
 
 from recsys.evaluation.judged import evaluate_judged
-from recsys.evaluation.unbiased_validation import UnbiasedValidation
+from recsys.evaluation.validation import RankingValidation
 from recsys.features.datasets import load_dataset
 from recsys.features.pair_batches import AllPairs
 from recsys.features.random_test import RandomTest
@@ -225,7 +225,7 @@ def trained(at: World, p: float, method: str, seed: int, epochs: int) -> dict[st
     trainer = L.Trainer(
         max_epochs=epochs,
         accelerator="cpu",
-        callbacks=[UnbiasedValidation(k=3), keep, stop],
+        callbacks=[RankingValidation(k=3, snips_power=1.5), keep, stop],
         enable_model_summary=False,
         **quiet,
     )

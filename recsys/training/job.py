@@ -34,7 +34,7 @@ class Job:
         resume: continue the run in `folder` from its last checkpoint. `auto` starts the run where there is none yet: a
             job that something restarts without being asked (torchrun, a scheduler) says this from the beginning.
         monitor: value of the validation by which checkpoints are chosen; the highest wins. `val/snips_MAP@3` and the
-            like are logged by an `UnbiasedValidation` among `trainer.callbacks`.
+            like are logged with `validation.snips_power`.
         patience: epochs without a better value before training stops.
         checkpoint_every: training steps between checkpoints, beside the one at the end of each epoch. None: no others.
         ks: list lengths of the final metrics; the one of `monitor` is always among them.
@@ -65,7 +65,7 @@ class Job:
     memory_gib: float | None = None
 
     def __post_init__(self) -> None:
-        # What a validation weighs, as `UnbiasedValidation` does, is judged without weights in the end.
+        # What a validation weighs is judged without weights in the end.
         name, at, k = self.monitor.removeprefix("val/").removeprefix("snips_").partition("@")
         if not (self.monitor.startswith("val/") and name and at and k.isdigit()):
             raise JobError(f"job.monitor: `{self.monitor}` is no metric of the validation, such as val/NDCG@10")
