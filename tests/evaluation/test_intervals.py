@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from recsys.evaluation import intervals
-from recsys.evaluation.intervals import bootstrap, compare, over_seeds, wilson
+from recsys.evaluation.intervals import bootstrap, compare, over_seeds, p_greater, wilson
 
 
 def ndcg_like(random: np.random.Generator, users: int, hit_rate: float) -> np.ndarray:
@@ -72,6 +72,50 @@ def of_users(random: np.random.Generator, users: int) -> tuple[np.ndarray, np.nd
     values = 0.4 + 0.2 * random.standard_normal(users)[owner] + 0.05 * random.standard_normal(len(owner))
     mixed = random.permutation(len(owner))
     return values[mixed], owner[mixed]
+
+
+def test_one_sided_p_values_agree_with_the_t_test_and_with_seeds_with_the_normal_law() -> None:
+    random = np.random.default_rng(9)
+    first = ndcg_like(random, 3000, 0.4)
+    second = first + random.normal(0.002, 0.08, 3000)
+    runs = {"m": first}, {"m": second}
+    t_test = stats.ttest_rel(second, first)
+    error = 4 * math.sqrt(0.25 / 20_000)
+    assert p_greater(*runs, resamples=20_000)["m"] == pytest.approx(t_test.pvalue / 2, abs=error)
+    assert p_greater(*runs[::-1], resamples=20_000)["m"] == pytest.approx(1 - t_test.pvalue / 2, abs=error)
+    difference = second - first
+    for sd in (0.001, 0.01):
+        total = math.sqrt(difference.var() / 3000 + 2 * sd**2)
+        expected = stats.norm.sf(difference.mean() / total)
+        assert p_greater(*runs, seed_sd={"m": sd}, resamples=20_000)["m"] == pytest.approx(expected, abs=error)
+
+
+def test_one_sided_p_values_are_uniform_without_a_difference() -> None:
+    random = np.random.default_rng(10)
+    p_values = []
+    for run in range(400):
+        common = ndcg_like(random, 300, 0.3)
+        first, second = (np.where(random.random(300) < 0.5, common, ndcg_like(random, 300, 0.3)) for _ in range(2))
+        p_values.append(p_greater({"m": first}, {"m": second}, resamples=400, seed=run)["m"])
+    for level in (0.05, 0.2, 0.8):
+        assert abs(np.mean(np.array(p_values) <= level) - level) < 4 * math.sqrt(level * (1 - level) / 400)
+
+
+def test_one_sided_p_values_take_all_rows_of_a_user_along() -> None:
+    random = np.random.default_rng(11)
+    of_user = random.normal(0.1, 1, 200)
+    rows = {"m": np.repeat(of_user, 5)}
+    nothing = {"m": np.zeros(1000)}
+    clustered = p_greater(nothing, rows, users=np.repeat(np.arange(200), 5))["m"]
+    expected = stats.ttest_1samp(of_user, 0).pvalue / 2
+    assert clustered == pytest.approx(expected, abs=0.02)
+    assert p_greater(nothing, rows)["m"] < clustered / 2
+
+
+@pytest.mark.parametrize("wrong", [{}, {"other": 0.1}, {"m": -0.1}, {"m": math.nan}])
+def test_spread_over_seeds_that_is_none_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match="seed_sd needs a number from 0 on for each of m"):
+        p_greater({"m": [0.0, 1.0]}, {"m": [1.0, 1.0]}, seed_sd=wrong)
 
 
 def test_intervals_cover_the_truth_where_users_repeat() -> None:
