@@ -56,10 +56,7 @@ def relevance(
         cold_targets = "exclude" if split.rule == GlobalTime.name else "miss"
     counts = split.train_counts()
     wanted, seen = _wanted(split, asked, filter_seen)
-    cold = torch.from_numpy(counts)[wanted.values] == 0
     judged = judged_targets(wanted, counts, cold_targets)
-    answerable = (judged.offsets.diff() > 0).numpy()
-    users, judged_users = len(np.unique(asked.users)), len(np.unique(asked.users[answerable]))
     facts = {
         "rule": split.rule,
         "split_hash": split.hash,
@@ -67,18 +64,10 @@ def relevance(
         "task": task,
         "filter_seen": filter_seen,
         "cold_targets": cold_targets,
-        "users": users,
-        "judged_users": judged_users,
-        "users_without_targets": users - judged_users,
-        "requests": len(asked),
-        "judged_requests": int(answerable.sum()),
         "other_task_events": asked.other_task,
-        "targets": len(judged.values),
         "seen_targets": seen,
-        "cold_item_targets": int(cold.sum()),
         "cold_users": int(split.facts[f"{which.split('_')[0]}_cold_users"]),
-        "n_items": split.log.n_items,
-        "train_items": int((counts > 0).sum()),
+        **target_counts(asked.users, wanted, judged, counts),
     }
     return Relevance(wanted, judged, counts, facts)
 
@@ -92,6 +81,30 @@ def judged_targets(wanted: Jagged, counts: Ids, cold_targets: ColdTargets) -> Ja
         cold_targets: leave items without a training event out, or let them be misses.
     """
     return _where(wanted, torch.from_numpy(counts)[wanted.values] > 0) if cold_targets == "exclude" else wanted
+
+
+def target_counts(users: Ids, wanted: Jagged, judged: Jagged, counts: Ids) -> dict[str, int]:
+    """How many users, requests and targets there are, and how many of them count.
+
+    Args:
+        users: `[U]` int64, the user of each request.
+        wanted: distinct items of each request.
+        judged: those of them that count.
+        counts: `[n_items + 1]` training events of each item.
+    """
+    answerable = (judged.offsets.diff() > 0).numpy()
+    everybody, judged_users = len(np.unique(users)), len(np.unique(users[answerable]))
+    return {
+        "users": everybody,
+        "judged_users": judged_users,
+        "users_without_targets": everybody - judged_users,
+        "requests": len(users),
+        "judged_requests": int(answerable.sum()),
+        "targets": len(judged.values),
+        "cold_item_targets": int((counts[wanted.values.numpy()] == 0).sum()),
+        "n_items": len(counts) - 1,
+        "train_items": int((counts > 0).sum()),
+    }
 
 
 def check_catalogue(model: Recommender, split: Split) -> None:

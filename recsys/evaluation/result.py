@@ -6,7 +6,8 @@ import json
 import math
 import shutil
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,29 +91,13 @@ class Evaluation:
         Raises:
             EvaluationError: the folder exists and holds something else.
         """
-        folder = Path(folder)
-        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / _FACTS).exists())):
-            raise EvaluationError(f"{folder} exists and is no evaluation; choose another folder or remove it")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-        try:
+        with whole_folder(Path(folder), _FACTS, "evaluation") as made:
             lists = pa.FixedSizeListArray.from_arrays(pa.array(self.ranked.reshape(-1)), self.ranked.shape[1])
             columns: dict[str, Any] = {"user": self.users, "history_length": self.history_length, "items": lists}
             pq.write_table(pa.table(columns | {f"metric.{n}": v for n, v in self.metrics.items()}), made / _USERS)
             pq.write_table(pa.table(vars(self.targets)), made / _TARGETS)
             facts = {"format": FORMAT_VERSION, "model": self.model, "facts": self.facts, "exposure": self.exposure}
             (made / _FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-            made.chmod(0o755)
-            if folder.exists():  # renamed away, not deleted first: a kill between the two leaves the old one beside
-                old = made.with_suffix(".old")
-                folder.rename(old)
-                made.rename(folder)
-                shutil.rmtree(old)
-            else:
-                made.rename(folder)
-        except BaseException:
-            shutil.rmtree(made, ignore_errors=True)
-            raise
 
     @classmethod
     def load(cls, folder: str | Path) -> Evaluation:
@@ -146,6 +131,40 @@ class Evaluation:
             raise EvaluationError(
                 f"{folder}: no complete evaluation ({error}); write one with `recsys evaluate`"
             ) from None
+
+
+@contextmanager
+def whole_folder(folder: Path, marker: str, what: str) -> Iterator[Path]:
+    """A folder to write into, which takes the place of `folder` at the end: that appears complete or not at all.
+
+    Args:
+        folder: what is to be written; one of its kind that is there is replaced.
+        marker: a file that every folder of this kind holds.
+        what: the kind, for the message.
+
+    Yields:
+        The folder to write into, beside `folder`.
+
+    Raises:
+        EvaluationError: the folder exists and holds something else.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / marker).exists())):
+        raise EvaluationError(f"{folder} exists and is no {what}; choose another folder or remove it")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        yield made
+        made.chmod(0o755)
+        if folder.exists():  # renamed away, not deleted first: a kill between the two leaves the old one beside
+            old = made.with_suffix(".old")
+            folder.rename(old)
+            made.rename(folder)
+            shutil.rmtree(old)
+        else:
+            made.rename(folder)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
 
 
 def differing(first: Evaluation, second: Evaluation, facts: Sequence[str] = RULES) -> dict[str, tuple[Any, Any]]:
