@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from recsys.features.epochs import Epochs
+from recsys.features.list_table import ListDataError
 from recsys.unbiased.identifiability import check_identifiable
-from recsys.unbiased.logged_lists import ListDataError, LoggedLists
+from recsys.unbiased.logged_lists import LoggedLists
 from recsys.unbiased.shown_lists import ShownLists
 
 _CHECKED = 20_000

@@ -9,14 +9,8 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from recsys.features.list_table import ListDataError, integers, read_lists
 from recsys.unbiased.shown_lists import ShownLists
-
-LONGEST = 1000
-"""Positions of a list; a later one is an error in the table."""
-
-
-class ListDataError(ValueError):
-    """A table of shown lists that cannot be read as one."""
 
 
 class LoggedLists:
@@ -101,50 +95,13 @@ class LoggedLists:
             raise ListDataError(f"{origin}: no column {missing}; it has {list(frame.columns)}")
         if not len(frame) or not columns:
             raise ListDataError(f"{origin}: {'no column of features' if len(frame) else 'empty'}")
-        at = _integers(frame[position], position, 1, origin)
-        if at.max() > LONGEST:
-            raise ListDataError(f"{origin}: `{position}` goes to {at.max()}; nobody saw more than {LONGEST} documents")
-        clicked = _integers(frame[click], click, 0, origin)
-        if clicked.max() > 1:
-            raise ListDataError(f"{origin}: `{click}` is 0 or 1, not {clicked.max()}; several clicks are one")
         documents = _numbers(frame, columns, origin)
-        if frame[query_id].isna().any():
-            raise ListDataError(f"{origin}: `{query_id}` is empty in {int(frame[query_id].isna().sum())} rows")
-        row, names = pd.factorize(frame[query_id], sort=True)
-        place = np.full((len(names), int(at.max())), -1, dtype=np.int64)
-        place[row, at - 1] = np.arange(len(frame))
-        if (twice := place[row, at - 1] != np.arange(len(frame))).any():
-            first = int(twice.argmax())
-            raise ListDataError(
-                f"{origin}: list {names[row[first]]} has two documents at position {at[first]}; give each list that "
-                f"was shown its own `{query_id}`"
-            )
-        if (headless := place[:, 0] < 0).any():
-            raise ListDataError(
-                f"{origin}: {int(headless.sum())} lists lack position 1, list {names[int(headless.argmax())]} among "
-                f"them; `{position}` counts from 1, and lists whose first document is not logged must be left out"
-            )
-        clicks = np.zeros(place.shape, dtype=np.uint8)
-        clicks[row, at - 1] = clicked
+        table = read_lists(frame, query_id, position, click, origin)
         where = None
         if context is not None:
-            codes = _integers(frame[context], context, 0, origin)
-            where = codes[place[:, 0]]
-            if (codes != where[row]).any():
-                raise ListDataError(f"{origin}: `{context}` differs within a list")
-        of_lists = None if where is None else torch.from_numpy(where)
-        return cls(torch.from_numpy(documents), torch.from_numpy(place), torch.from_numpy(clicks), of_lists)
-
-
-def _integers(column: pd.Series, name: str, least: int, origin: str) -> np.ndarray:
-    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=np.float64, na_value=np.nan)
-    bad = ~(np.isfinite(numbers) & (numbers >= least) & (numbers == np.floor(numbers)))
-    if bad.any():
-        raise ListDataError(
-            f"{origin}: `{name}` is a whole number from {least}; row {int(bad.argmax())} has "
-            f"{column.iloc[int(bad.argmax())]}"
-        )
-    return numbers.astype(np.int64)
+            codes = integers(frame[context], context, 0, origin)
+            where = torch.from_numpy(table.of_lists(codes, context, origin))
+        return cls(torch.from_numpy(documents), torch.from_numpy(table.place), torch.from_numpy(table.click), where)
 
 
 def _numbers(frame: pd.DataFrame, columns: Sequence[str], origin: str) -> np.ndarray:

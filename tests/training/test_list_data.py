@@ -8,9 +8,9 @@ import pandas as pd
 import pytest
 import torch
 
+from recsys.features.list_table import ListDataError
 from recsys.training.list_data import ListBatches, ListData
 from recsys.unbiased.identifiability import PositionConfounded
-from recsys.unbiased.logged_lists import ListDataError
 
 
 def table(lists: int = 10, seed: int = 0) -> pd.DataFrame:

@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 import torch
 
-from recsys.unbiased.logged_lists import ListDataError, LoggedLists
+from recsys.features.list_table import ListDataError
+from recsys.unbiased.logged_lists import LoggedLists
 
 
 def table() -> pd.DataFrame:
