@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from recsys.features.jagged import JaggedColumn
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,23 @@ class Queries:
         for vectors in self.vectors.values():
             return len(vectors)
         return 1
+
+    def rows(self, which: NDArray[np.int64]) -> Queries:
+        """The queries `which` `[n]`, of rows from 1, in this order; row 0 stays in front of them."""
+        which = np.append(np.int64(0), which)
+        jagged: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, (values, offsets) in self.jagged.items():
+            picked = JaggedColumn(values.numpy(), offsets.numpy()).gather(which)
+            jagged[name] = torch.from_numpy(picked.values), torch.from_numpy(picked.offsets)
+        return Queries(jagged, {name: vectors[torch.from_numpy(which)] for name, vectors in self.vectors.items()})
+
+    def followed_by(self, other: Queries) -> Queries:
+        """These queries and those of `other` after them: its row `i` has the number `len(self) - 1 + i` here."""
+        jagged: dict[str, tuple[Tensor, Tensor]] = {}
+        for name, (values, offsets) in self.jagged.items():
+            more, ends = other.jagged[name]
+            jagged[name] = torch.cat([values, more]), torch.cat([offsets, offsets[-1] + ends[2:]])
+        return Queries(jagged, {name: torch.cat([v, other.vectors[name][1:]]) for name, v in self.vectors.items()})
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Queries:
         """The same queries on another device."""
