@@ -22,7 +22,7 @@ endif
 DEMO_USERS ?= 196 13 405 655 880
 DEMO_QUERY ?= comedy romance
 
-.PHONY: help venv demo test lint docs bench clean lock
+.PHONY: help venv demo server test lint docs bench clean lock
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -44,6 +44,9 @@ demo: $(STAMP) ## train, evaluate, recommend and search on MovieLens-100K
 	$(BIN)/recsys fit --config search_movielens --job.folder $$run; \
 	$(BIN)/recsys recommend $$run --user $(DEMO_USERS) --k 5; \
 	$(BIN)/recsys recommend $$run --user $(firstword $(DEMO_USERS)) --query "$(DEMO_QUERY)" --k 5
+
+server: $(STAMP) ## show the runs of this folder at http://127.0.0.1:5000
+	$(BIN)/recsys server
 
 test: $(STAMP) ## run every test
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n $(WORKERS) --dist worksteal
@@ -70,7 +73,7 @@ clean: ## remove what was built and cached; the environment and the runs stay
 
 UV := $(BIN)/uv
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet pyproject.toml --group data --extra dev --extra docs \
-	--python-version 3.11 --python-platform x86_64-manylinux_2_28 $(UPGRADE)
+	--extra server --python-version 3.11 --python-platform x86_64-manylinux_2_28 $(UPGRADE)
 
 $(UV): | $(STAMP)
 	$(BIN)/pip install --quiet uv==0.13.9
