@@ -222,5 +222,5 @@ def check_tracking(uri: str, problem: str | None) -> Check:
     """
     if problem is None:
         return Check("MLflow", "ok", uri)
-    remedy = "mlflow_server/start" if uri.startswith("http") else "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
+    remedy = "recsys server" if uri.startswith("http") else "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
     return Check("MLflow", "fail", f"{uri}: {problem}", remedy)

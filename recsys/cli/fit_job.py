@@ -17,6 +17,7 @@ from rich.console import Console
 from recsys.cli import fit
 from recsys.cli.outcome import best_network, conclude
 from recsys.cli.ranks import check_launch, devices, disband, hush, together
+from recsys.cli.server import shown_by
 from recsys.evaluation.diagnostics import RepresentationDiagnostics
 from recsys.evaluation.validation import RankingValidation
 from recsys.tracking.record import RUN, RunRecord
@@ -187,7 +188,7 @@ def run(cli: FitCLI) -> None:
         console.print(f"pictures {folder.path / 'plots'}", highlight=False)
     if record.mlflow is not None:
         console.print(f"MLflow   {record.mlflow['uri']}, run {record.mlflow['run']}; see it with", highlight=False)
-        console.print(f"         mlflow ui --backend-store-uri {record.mlflow['uri']}", highlight=False, soft_wrap=True)
+        console.print(f"         {shown_by(record.mlflow['uri'])}", highlight=False, soft_wrap=True)
 
 
 def check(cli: FitCLI, job: Job) -> None:
