@@ -32,8 +32,8 @@ from recsys.retrieval.reranking import reranked
 from recsys.retrieval.topk import Jagged, TopK, recommend
 from recsys.tracking.history import History
 
-_SERVING, _SCHEMA, _ITEMS, _TITLES = "serving.json", "schema.json", "vocabulary.item_id.parquet", "item_titles.parquet"
-_USERS = "vocabulary.user_id.parquet"
+SERVING, SCHEMA, ITEMS, _TITLES = "serving.json", "schema.json", "vocabulary.item_id.parquet", "item_titles.parquet"
+USERS = "vocabulary.user_id.parquet"
 _VOCABULARY = "vocabulary.{}.parquet"
 _GAP_EVENTS = 1_000_000
 
@@ -117,14 +117,14 @@ class Bundle:
         }
         with tempfile.TemporaryDirectory() as made:
             extras: dict[str, bytes | Path] = {
-                _SERVING: (json.dumps(facts, indent=2) + "\n").encode(),
-                _SCHEMA: (self.schema.model_dump_json(indent=2) + "\n").encode(),
-                _ITEMS: Path(made) / _ITEMS,
+                SERVING: (json.dumps(facts, indent=2) + "\n").encode(),
+                SCHEMA: (self.schema.model_dump_json(indent=2) + "\n").encode(),
+                ITEMS: Path(made) / ITEMS,
             }
-            self.items.save(Path(made) / _ITEMS)
+            self.items.save(Path(made) / ITEMS)
             if self.users is not None:
-                extras[_USERS] = Path(made) / _USERS
-                self.users.save(Path(made) / _USERS)
+                extras[USERS] = Path(made) / USERS
+                self.users.save(Path(made) / USERS)
             for name, vocabulary in (self.queries.vocabularies if self.queries is not None else {}).items():
                 file = _VOCABULARY.format(name)
                 extras[file] = Path(made) / file
@@ -145,19 +145,19 @@ class Bundle:
         # torchrec asks torch.fx something on every lookup that fx answers with a warning about its own future
         logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
         model = load_model(folder, device)
-        for name in (_SERVING, _SCHEMA, _ITEMS):
+        for name in (SERVING, SCHEMA, ITEMS):
             if not (folder / name).is_file():
                 raise ArtefactError(f"{folder / name}: missing; this model was saved without what serving it needs")
-        titles, users = folder / _TITLES, folder / _USERS
-        serving = json.loads((folder / _SERVING).read_bytes())
+        titles, users = folder / _TITLES, folder / USERS
+        serving = json.loads((folder / SERVING).read_bytes())
         models = {name: SentenceModel(**model) for name, model in serving.pop("sentence_models", {}).items()}
         platt = serving.pop("platt", None)
-        schema = Schema.parse(json.loads((folder / _SCHEMA).read_bytes()), origin=str(folder / _SCHEMA))
+        schema = Schema.parse(json.loads((folder / SCHEMA).read_bytes()), origin=str(folder / SCHEMA))
         return cls(
             model=model,
             schema=schema,
             queries=QueryReader.of(schema, _query_vocabularies(folder, schema), models),
-            items=Vocabulary.load(folder / _ITEMS),
+            items=Vocabulary.load(folder / ITEMS),
             titles=pd.read_parquet(titles)["title"].to_numpy(dtype=str) if titles.is_file() else None,
             platt=None if platt is None else Platt(**platt),
             users=Vocabulary.load(users) if users.is_file() else None,
@@ -236,8 +236,13 @@ class Bundle:
         read, _ = self.queries.read([query])
         return not read.vectors and not any(len(values) for values, _ in read.jagged.values())
 
-    def batch(self, histories: Sequence[History], queries: Sequence[str | None] | None = None) -> SequenceBatch:
-        """What the model reads of histories and of what is asked for; see `recommend`."""
+    def batch(
+        self,
+        histories: Sequence[History],
+        queries: Sequence[str | None] | None = None,
+        times: NDArray[np.int64] | None = None,
+    ) -> SequenceBatch:
+        """What the model reads of histories and of what is asked for, at `times` `[B]`; see `recommend`."""
         kept = [history.last(self.max_length) for history in histories]
         acted = self.schema.events.action is not None
         return SequenceBatch.build(
@@ -246,6 +251,7 @@ class Bundle:
             item_id=torch.from_numpy(np.concatenate([history.items for history in kept])),
             timestamp=torch.from_numpy(np.concatenate([history.times for history in kept])),
             extra={"action": torch.from_numpy(np.concatenate([_actions(h) for h in kept]))} if acted else None,
+            request_timestamp=None if times is None else torch.from_numpy(times),
             **self._read(kept, queries),
         )
 
