@@ -37,6 +37,7 @@ from recsys.training.table_optimizers import (
 from recsys.training.table_sharders import dense_bytes, table_sharders
 from recsys.training.topology import Device, PlanError
 from recsys.training.torchrec_strategy import DEFAULT_RULE, TorchRecStrategy
+from recsys.training.with_slates import WithSlates
 
 
 class PlanCLI(FitCLI):
@@ -226,11 +227,12 @@ def looked_up(data: EventLogData, objective: nn.Module, items: int, ranks: int) 
 
     Args:
         data: of the job; its batch is shared by the ranks.
-        objective: of the job; what auxiliaries look up is another, smaller lookup.
+        objective: of the job; what auxiliaries and slates look up is another lookup.
         items: of the catalogue.
         ranks: of the job.
     """
-    objective = objective.main if isinstance(objective, WithAuxiliary) else objective
+    while isinstance(objective, WithAuxiliary | WithSlates):
+        objective = objective.main
     if isinstance(getattr(objective, "loss", None), CatalogueLoss):
         return items + 1
     events = -(-data.batch_size // ranks) * data.max_length

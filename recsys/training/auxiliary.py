@@ -12,7 +12,7 @@ from recsys.features.batch import SequenceBatch
 from recsys.features.catalogue import Catalogue
 from recsys.losses.base import LossOutput
 from recsys.models.network import SequenceNetwork
-from recsys.training.objective import Objective
+from recsys.training.objective import Apart, Objective
 
 SEED_STEP = 1 << 20
 """Between the seeds of the objectives of one job."""
@@ -94,6 +94,13 @@ class WithAuxiliary(Objective):
     @property
     def lookups(self) -> int:
         return self.main.lookups + len(self.active)
+
+    def apart(self) -> dict[str, Apart]:
+        """Those of the task."""
+        return self.main.apart()
+
+    def build(self, catalogue: Catalogue) -> None:
+        self.main.build(catalogue)
 
     def setup(self, catalogue: Catalogue, seed: int, device: torch.device) -> None:
         self.main.setup(catalogue, seed, device)

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
+import torch
 
 from recsys.features.batching import TrainingBatches
 from recsys.features.catalogue import Catalogue
@@ -15,7 +17,15 @@ from recsys.features.event_log import EventLog
 from recsys.features.pair_batches import PairBatches
 from recsys.features.prepare import DEFAULT_CACHE, prepare
 from recsys.features.schema import Schema
+from recsys.features.slate_batches import SlateBatches
+from recsys.features.slate_table import SlateTable
+from recsys.features.slates import Slates
 from recsys.features.splits import GlobalTime, Split, SplitRule
+from recsys.unbiased.identifiability import check_identifiable, places_elsewhere
+from recsys.unbiased.shown_lists import ShownLists
+
+_CHECKED = 20_000
+"""Slates of which the alarm is computed."""
 
 
 class DataSourceError(ValueError):
@@ -41,10 +51,11 @@ class EventLogData(L.LightningDataModule):
         seed: of the shuffling and of the negatives.
         batches: of user-item pairs, such as `recsys.features.pair_batches.AllPairs`, for a network that knows users by
             id. None: histories.
+        slates: what was shown beside what was done, for the objective `WithSlates`. None: it is not known.
 
     Raises:
-        DataSourceError: not exactly one of `dataset` and `schema` is given, or tables beside `dataset`, or a `stride`
-            between histories beside `batches` that have none.
+        DataSourceError: not exactly one of `dataset` and `schema` is given, or tables beside `dataset`, or beside
+            `batches` a `stride` between histories or `slates`, which they have not.
     """
 
     def __init__(
@@ -61,6 +72,7 @@ class EventLogData(L.LightningDataModule):
         stride: int | None = None,
         seed: int = 0,
         batches: PairBatches | None = None,
+        slates: SlateTable | None = None,
     ):
         super().__init__()
         if (dataset is None) == (schema is None):
@@ -72,11 +84,15 @@ class EventLogData(L.LightningDataModule):
             raise DataSourceError(f"`data.dataset: {dataset}` brings its own tables; leave out {', '.join(given)}")
         if batches is not None and stride is not None:
             raise DataSourceError("`data.batches` gives pairs, which have no histories to cut; leave out `data.stride`")
+        if batches is not None and slates is not None:
+            raise DataSourceError(
+                "`data.batches` gives pairs, and `data.slates` needs histories; leave one of them out"
+            )
         self.dataset, self.schema, self.events, self.items, self.users = dataset, schema, events, items, users
         self.cache = Path(cache)
         self.rule = split if split is not None else GlobalTime()
         self.batch_size, self.max_length, self.stride, self.seed = batch_size, max_length, stride, seed
-        self.pair_batches = batches
+        self.pair_batches, self.slate_table = batches, slates
 
     @property
     def source(self) -> Source:
@@ -103,6 +119,22 @@ class EventLogData(L.LightningDataModule):
         return Catalogue.from_split(self.split, self.max_length, interactions=self.pair_batches is not None)
 
     @cached_property
+    def slates(self) -> Slates | None:
+        """The slates to train on: what they were left out for is counted in their `facts`.
+
+        Raises:
+            ListDataError: the table cannot be read.
+            DataSourceError: no slate is left.
+        """
+        if self.slate_table is None:
+            return None
+        slates = self.slate_table.read(self.split.log).trainable(self.split)
+        slates = slates.clicked() if self.slate_table.clicked_only else slates
+        if not len(slates):
+            raise DataSourceError(f"`data.slates`: no slate is left to train on; left out were {slates.facts}")
+        return slates
+
+    @cached_property
     def batches(self) -> TrainingBatches | PairBatches:
         """The training batches, of this process's share.
 
@@ -120,10 +152,18 @@ class EventLogData(L.LightningDataModule):
             except ValueError as error:
                 raise DataSourceError(f"`data.batches`: {error}") from error
             return self.pair_batches
-        return TrainingBatches(self.split, self.batch_size, self.max_length, self.stride, self.seed, rank, ranks)
+        windows = self.batch_size, self.max_length, self.stride, self.seed, rank, ranks
+        if self.slates is None or self.slate_table is None:
+            return TrainingBatches(self.split, *windows)
+        return SlateBatches(self.split, self.slates, self.slate_table.batch_size, *windows)
 
     def train_dataloader(self) -> TrainingBatches | PairBatches:
-        """The training batches."""
+        """The training batches, after the alarm has looked at some of the slates."""
+        if self.slates is not None:
+            rows = np.random.default_rng(self.seed).permutation(len(self.slates))[:_CHECKED]
+            item, click = (torch.from_numpy(values[rows]) for values in (self.slates.item, self.slates.click))
+            lists = ShownLists(places_elsewhere(item.long()), click.float(), item > 0)
+            check_identifiable([lists], what="where items stand in other slates")
         return self.batches
 
     def state_dict(self) -> dict[str, Any]:
@@ -144,5 +184,7 @@ class EventLogData(L.LightningDataModule):
             )
         kind = type(self.batches).__name__
         if (saved := state_dict.get("kind", kind)) != kind:  # older checkpoints do not say
-            raise DataSourceError(f"the checkpoint was trained on {saved}, and the job on {kind}: see `data.batches`")
+            raise DataSourceError(
+                f"the checkpoint was trained on {saved}, and the job on {kind}: see `data.batches` and `data.slates`"
+            )
         self.batches.load_state_dict(state_dict["batches"])

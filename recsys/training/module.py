@@ -81,6 +81,7 @@ class RecommenderModule(L.LightningModule):
         """Builds the network once, when the data are known."""
         if self.network is None:
             self.network = self.make_network(self._catalogue())
+            self.objective.build(self._catalogue())
             if table_device() == torch.device("meta"):  # the strategy shards the tables
                 step_in_backward(self.network, self.make_table_optimizer)
             if self.compiled:
@@ -107,10 +108,12 @@ class RecommenderModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         assert self.network is not None
-        tables = table_parameters(self.network)
-        of_tables = {id(weight) for weight in tables}
-        dense = [w for w in dense_parameters(self) if id(w) not in of_tables and w.requires_grad]
+        tables = table_parameters(self)
+        apart = self.objective.apart()
+        others = {id(weight) for weight in [*tables, *(w for part in apart.values() for w in part.weights)]}
+        dense = [w for w in dense_parameters(self) if id(w) not in others and w.requires_grad]
         parts: dict[str, Optimizer] = {"dense": self.make_optimizer(dense)} if dense else {}
+        parts |= {name: part.optimizer(part.weights) for name, part in apart.items()}
         if tables:
             parts["tables"] = self.make_table_optimizer(tables)
         if (fused := fused_optimizer(self)) is not None:
@@ -126,13 +129,19 @@ class RecommenderModule(L.LightningModule):
     def configure_gradient_clipping(
         self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
     ) -> None:
-        """Clips the dense weights; a step on table rows hardly depends on the scale of their gradient."""
+        """Clips the dense weights, those that the objective sets apart by themselves.
+
+        A step on table rows hardly depends on the scale of their gradient.
+        """
         if gradient_clip_val is None:
             return
         assert self.network is not None
-        of_tables = {id(weight) for weight in table_parameters(self.network)}  # replicated ones have dense gradients
-        dense = [w for w in self.parameters() if w.grad is not None and id(w) not in of_tables]
-        clip_gradients(dense, gradient_clip_val, gradient_clip_algorithm)
+        apart = [part.weights for part in self.objective.apart().values()]
+        others = {id(weight) for weights in apart for weight in weights}
+        others |= {id(weight) for weight in table_parameters(self)}  # replicated ones have dense gradients
+        dense = [w for w in self.parameters() if w.grad is not None and id(w) not in others]
+        for weights in (dense, *apart):
+            clip_gradients(weights, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the generators, so that a resumed run draws what the interrupted one would have drawn."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import abc
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,7 @@ from recsys.features.negatives import NegativeSampler, Uniform
 from recsys.losses.base import CatalogueLoss, LossOutput, SampledLoss, SampledScores
 from recsys.losses.info_nce import InfoNCE
 from recsys.models.network import SequenceNetwork
+from recsys.training.table_optimizers import OptimizerFactory
 from recsys.unbiased.exposure_weights import ExposureWeights
 
 Batch = TypeVar("Batch")
@@ -27,6 +28,18 @@ class ObjectiveError(TypeError):
     """Objective, network and batches of a job do not fit; the message says which to change."""
 
 
+class Apart(NamedTuple):
+    """Weights of an objective that are no part of the network, and so learn at a rate of their own.
+
+    Attributes:
+        weights: at least one.
+        optimizer: makes their optimizer.
+    """
+
+    weights: list[nn.Parameter]
+    optimizer: OptimizerFactory
+
+
 class Objective(nn.Module, abc.ABC):
     """From a network and a batch to a loss, with whatever it draws on the way."""
 
@@ -34,6 +47,13 @@ class Objective(nn.Module, abc.ABC):
     def lookups(self) -> int:
         """How often a step looks the same table up."""
         return 1
+
+    def apart(self) -> dict[str, Apart]:
+        """Weights with an optimizer of their own, by its name; their gradients are clipped by themselves."""
+        return {}
+
+    def build(self, catalogue: Catalogue) -> None:
+        """Makes what networks it trains beside that of the job; called once, before there are optimizers."""
 
     @abc.abstractmethod
     def setup(self, catalogue: Catalogue, seed: int, device: torch.device) -> None:

@@ -48,12 +48,40 @@ def position_r2(batches: Iterable[ShownLists]) -> float:
     return float((correlations[:-1, -1] @ inverse @ correlations[:-1, -1]).clamp(0, 1))
 
 
-def check_identifiable(batches: Iterable[ShownLists], limit: float = TOO_PREDICTABLE) -> float:
+def places_elsewhere(item: Tensor) -> Tensor:
+    """Where each shown item stands in the other lists that show it, as a feature for `position_r2`.
+
+    Places are counted from the middle of a list. Lists that a production ranker without regard to the user has ordered
+    show an item at similar places again and again, which a ranker that knows items by id learns.
+
+    Args:
+        item: `[N, L]` int64 item ids in shown order, 0 where a list has none.
+
+    Returns:
+        `[N, L, 1]` float64; 0 for an item that no other list shows.
+
+    Example:
+        >>> places_elsewhere(torch.tensor([[1, 2, 3], [3, 1, 4]])).squeeze(-1).tolist()
+        [[0.0, 0.0, -1.0], [1.0, -1.0, 0.0]]
+    """
+    shown = item > 0
+    at = torch.arange(item.shape[1], dtype=torch.float64, device=item.device).expand(item.shape)
+    middle = (at * shown).sum(1, keepdim=True) / shown.sum(1, keepdim=True).clamp(min=1)
+    place = (at - middle) * shown
+    distinct, number = torch.unique(item, return_inverse=True)
+    sums = place.new_zeros(len(distinct)).index_add(0, number.flatten(), place.flatten())
+    counts = place.new_zeros(len(distinct)).index_add(0, number.flatten(), shown.double().flatten())
+    others = (counts[number] - 1).clamp(min=1)
+    return ((sums[number] - place) / others * (shown & (counts[number] > 1))).unsqueeze(-1)
+
+
+def check_identifiable(batches: Iterable[ShownLists], limit: float = TOO_PREDICTABLE, what: str = "features") -> float:
     """Warns where the features tell the position, and returns how much they do.
 
     Args:
         batches: the lists.
         limit: R^2 above which is warned.
+        what: what the warning calls the features, in the plural.
 
     Returns:
         What `position_r2` gives.
@@ -64,7 +92,7 @@ def check_identifiable(batches: Iterable[ShownLists], limit: float = TOO_PREDICT
     found = position_r2(batches)
     if found > limit:
         warnings.warn(
-            f"features explain {found:.0%} of the variance of the shown position (limit {limit:.0%}): a ranker can "
+            f"{what} explain {found:.0%} of the variance of the shown position (limit {limit:.0%}): a ranker can "
             "learn position bias as relevance, and propensities come out too flat. Show 1 to 2 % of the lists with two "
             "neighbours swapped at random, add lists of another production ranker, or estimate propensities from "
             "shuffled lists",
