@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
@@ -22,7 +23,8 @@ class LightGCN(InteractionNetwork):
     folder can tell who had what.
 
     A step propagates over the whole graph, in time and memory of (pairs + users + items) * width * layers, whatever
-    the batch. Vectors that serve are propagated once, and again when the weights have changed.
+    the batch. Vectors without gradient, which serve or measure losses, are propagated once, and again when the weights
+    have changed; a step that follows them has no other.
 
     Args:
         catalogue: with the training pairs; the training job supplies it.
@@ -66,15 +68,14 @@ class LightGCN(InteractionNetwork):
         self._served: tuple[tuple[int, ...], Tensor] | None = None
 
     def forward(self, users: Tensor, items: Tensor) -> InteractionVectors:
-        embeddings = self._embeddings()
-        vectors, norms, items = self._smoothed(embeddings), embeddings.square().sum(-1), items + self.n_users + 1
-        return InteractionVectors(vectors[users], vectors[items], norms[users], norms[items])
+        rows, place = torch.unique(torch.cat([users, items + self.n_users + 1]), return_inverse=True)
+        known = None if torch.is_grad_enabled() and not self._is_known() else self._known()
+        embeddings, vectors = _Smoothed.apply(self._embeddings(), self.adjacency, self.layers, rows, known)
+        norms, (user, item) = embeddings.square().sum(-1), place.split([len(users), len(items)])
+        return InteractionVectors(vectors[user], vectors[item], norms[user], norms[item])
 
     def encode(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-        state = tuple(weight._version for weight in self.parameters())
-        if self._served is None or self._served[0] != state:
-            self._served = state, self._smoothed(self._embeddings()).detach()
-        vectors = self._served[1]
+        vectors = self._known()
         return (
             None if users is None else vectors[users * (users <= self.n_users)],
             None if items is None else vectors[items + self.n_users + 1],
@@ -86,13 +87,20 @@ class LightGCN(InteractionNetwork):
         users, items = (torch.arange(n + 1, device=device) for n in (self.n_users, self.n_items))
         return torch.cat([self.users(users), self.items(items)])
 
-    def _smoothed(self, layer: Tensor) -> Tensor:
-        """The mean over layers, of which `layer` is the first."""
-        total = layer
-        for _ in range(self.layers):
-            layer = _SymmetricProduct.apply(self.adjacency, layer)
-            total = total + layer
-        return total / (self.layers + 1)
+    def _state(self) -> tuple[int, ...]:
+        """Another one after each change of the weights."""
+        return tuple(weight._version for weight in self.parameters())
+
+    def _is_known(self) -> bool:
+        """Whether the weights of now have been propagated without gradient."""
+        return self._served is not None and self._served[0] == self._state()
+
+    @torch.no_grad()
+    def _known(self) -> Tensor:
+        """The vectors of all, `[n_users + 1 + n_items + 1, width]`, without gradient."""
+        if self._served is None or self._served[0] != self._state():
+            self._served = self._state(), smoothed(self._embeddings(), self.adjacency, self.layers)
+        return self._served[1]
 
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
         self._served = None  # the weights change places without telling
@@ -130,16 +138,74 @@ def normalized_adjacency(interactions: Jagged, n_items: int) -> Tensor:
         return torch.sparse_csr_tensor(starts, columns, values, (size, size), check_invariants=True)
 
 
-class _SymmetricProduct(torch.autograd.Function):
-    """A sparse symmetric matrix times a dense one; its own transpose serves the backward pass."""
+def smoothed(
+    embeddings: Tensor,
+    adjacency: Tensor,
+    layers: int,
+    rows: Tensor | slice = slice(None),
+) -> Tensor:
+    """The means over layers, of which the embeddings are the first, without gradient.
+
+    Args:
+        embeddings: `[n, d]` float32.
+        adjacency: `[n, n]` float32, sparse CSR.
+        layers: of propagation.
+        rows: `[m]` int64, of which the means are wanted; by default all.
+
+    Returns:
+        `[m, d]`.
+
+    Example:
+        >>> matrix = normalized_adjacency((torch.tensor([1]), torch.tensor([0, 0, 1])), n_items=1)  # one user, one item
+        >>> smoothed(torch.tensor([[0.0], [1.0], [0.0], [5.0]]), matrix, layers=1)[[1, 3]].tolist()
+        [[3.0], [3.0]]
+    """
+    layer, total = embeddings, embeddings[rows]
+    for _ in range(layers):
+        layer = product(adjacency, layer)
+        total = total + layer[rows]
+    return total / (layers + 1)
+
+
+@torch.no_grad()
+def product(matrix: Tensor, dense: Tensor) -> Tensor:
+    """A sparse CSR matrix times a dense one, without gradient.
+
+    A row is the weighted sum of a bag of rows. On a CPU torch's bags take a third of the time of its sparse products:
+    they fetch rows ahead (`experiments/benchmarks/lightgcn_epoch.py`).
+    """
+    return F.embedding_bag(
+        matrix.col_indices(),
+        dense.detach(),
+        matrix.crow_indices(),
+        mode="sum",
+        per_sample_weights=matrix.values(),
+        include_last_offset=True,
+    )
+
+
+class _Smoothed(torch.autograd.Function):
+    """Some rows of the embeddings and of their means over layers.
+
+    The matrix is symmetric, so that gradients are propagated as embeddings are, without a tensor of all rows for each
+    layer and each use: they are added up row by row where the batch has them.
+    """
 
     @staticmethod
-    def forward(ctx: Any, matrix: Tensor, dense: Tensor) -> Tensor:
-        ctx.save_for_backward(matrix)
-        return matrix @ dense
+    def forward(
+        ctx: Any, embeddings: Tensor, adjacency: Tensor, layers: int, rows: Tensor, known: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Of `rows` `[m]`, each once, `[m, d]` twice; `known` are the means of all rows, if somebody has them."""
+        ctx.save_for_backward(adjacency, rows)
+        ctx.layers, ctx.size = layers, len(embeddings)
+        return embeddings[rows], smoothed(embeddings, adjacency, layers, rows) if known is None else known[rows]
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> tuple[None, Tensor]:
-        (matrix,) = ctx.saved_tensors
-        return None, matrix @ grads[0]
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        adjacency, rows = ctx.saved_tensors
+        each = grads[1] / (ctx.layers + 1)
+        grad = each.new_zeros(ctx.size, each.shape[1]).index_copy_(0, rows, each)
+        for _ in range(ctx.layers):
+            grad = product(adjacency, grad).index_add_(0, rows, each)
+        return grad.index_add_(0, rows, grads[0]), None, None, None, None

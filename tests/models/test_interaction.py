@@ -16,9 +16,10 @@ from recsys.features.event_log import EventLog
 from recsys.features.schema import Schema
 from recsys.features.splits import GlobalTime, Split
 from recsys.features.training_pairs import TrainingPairs
+from recsys.models import light_gcn
 from recsys.models.artefact import load_model, save_model
 from recsys.models.interaction import InteractionNetwork
-from recsys.models.light_gcn import LightGCN, normalized_adjacency
+from recsys.models.light_gcn import LightGCN, normalized_adjacency, product
 from recsys.models.matrix_factorization import MatrixFactorization
 from recsys.models.pair_towers import PairTowers
 from recsys.models.synergen import SynerGen
@@ -157,6 +158,34 @@ def test_light_gcn_serves_the_weights_of_now(catalogue: Catalogue, split: Split)
         table(network, "items").mul_(2)
     torch.testing.assert_close(network.item_vectors()[:, :-1].double(), dense_light_gcn(network, split)[USERS + 1 :])  # type: ignore[arg-type]
     assert not torch.allclose(network.item_vectors(), before)
+
+
+def test_light_gcn_propagates_once_for_losses_and_the_step_that_follows(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, other = made(LightGCN, catalogue), made(LightGCN, catalogue)
+    calls: list[int] = []
+    monkeypatch.setattr(light_gcn, "product", lambda *of: calls.append(1) or product(*of))  # type: ignore[func-returns-value]
+    users, items = torch.tensor([3, 1, 3, 7]), torch.tensor([2, 9, 2, 5])
+    for step in range(2):
+        with torch.no_grad():
+            measured = network(users, items)
+        assert len(calls) == 3
+        vectors = network(users, items)
+        assert len(calls) == 3 and torch.equal(vectors.items, measured.items)
+        for each in (vectors, other(users, items)):
+            each.users.mul(each.items).sum().add(each.user_norms.sum() + each.item_norms.sum()).backward()
+        calls.clear()
+        for name in ("users", "items"):
+            own, of_other = table(network, name), table(other, name)
+            assert own.grad is not None and of_other.grad is not None
+            assert torch.equal(own.grad.to_dense(), of_other.grad.to_dense())
+            with torch.no_grad():
+                own.sub_(own.grad.to_dense())
+                of_other.sub_(of_other.grad.to_dense())
+            own.grad = of_other.grad = None
+        assert step == 1 or not torch.equal(network(users, items).users, vectors.users)  # the weights are others
+        calls.clear()
 
 
 @pytest.mark.parametrize("biases", [False, True])
