@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from recsys.evaluation.result import Evaluation
-from recsys.tracking.mlflow_store import experiment_id, open_client, tracking_uri
-from recsys.tracking.record import RunRecord
-from recsys.tracking.redaction import without_secrets
+from recsys.tracking.mlflow_store import TrackingError, experiment_id, open_client, tracking_uri
+from recsys.tracking.record import RunError, RunRecord
+from recsys.tracking.redaction import HIDDEN, without_secrets
 from recsys.tracking.run_folder import RunFolder
+from recsys.tracking.unsent import Unsent
 
 if TYPE_CHECKING:
-    from mlflow.entities import Metric
     from mlflow.tracking import MlflowClient
 
 TABLE = "metrics.json"
@@ -27,58 +27,108 @@ SMALL_BYTES = 2**20
 _PER_CALL = {"params": 100, "tags": 100, "metrics": 1000}
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
 _NOT_LOGGED = ("model", "lexical", "checkpoints", "config.yaml")
+_PATIENCE = 10
+"""Of the time that metrics take while the store is down, the share lost is one in this many."""
 
 
 class MLflowRun:
     """One run. Once it has started, a store that fails costs a warning and never the training.
 
+    What the store refuses waits, in the folder of the run where there is one, and is sent with what follows; what still
+    waits when the run has ended is sent by the next start in that folder, or by `recsys sync`.
+
     Attributes:
         client: of the store.
         run_id: MLflow's name of the run.
         experiment: its experiment.
+        unsent: what the store has not taken so far.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, experiment: str):
+    def __init__(self, client: MlflowClient, run_id: str, experiment: str, unsent: Unsent | None = None):
         self.client, self.run_id, self.experiment = client, run_id, experiment
-        self._waiting: list[Metric] = []
+        self.unsent = Unsent() if unsent is None else unsent
+        self._pause_until = 0.0
 
     @classmethod
-    def start(cls, record: RunRecord, run_name: str | None = None, uri: str | None = None) -> MLflowRun:
+    def start(
+        cls, record: RunRecord, run_name: str | None = None, uri: str | None = None, folder: RunFolder | None = None
+    ) -> MLflowRun:
         """Starts the run of `record`, or continues the one it names, and notes it there.
 
         Args:
             record: its configuration becomes parameters, the rest of it tags.
             run_name: for people; None: MLflow invents one.
             uri: the store; None: see `tracking_uri`.
+            folder: keeps what the store refuses; None keeps it in memory.
 
         Raises:
             TrackingError: the store cannot be used.
         """
-        from mlflow.entities import Dataset, DatasetInput
         from mlflow.exceptions import MlflowException
 
         uri = uri or tracking_uri()
         client = open_client(uri)
         experiment = experiment_id(client, uri, record.name)
-        shown = without_secrets(uri)
+        shown, unsent = without_secrets(uri), Unsent(None if folder is None else folder.path)
         if record.mlflow is not None and record.mlflow["uri"] == shown:
             try:
                 client.update_run(record.mlflow["run"], status="RUNNING")
-                return cls(client, record.mlflow["run"], record.name)
+                run = cls(client, record.mlflow["run"], record.name, unsent)
+                if "the configuration" in unsent.forget_parts():  # the rest is sent when the run ends
+                    run._log_inputs(record)
+                return run
             except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise TrackingError(f"MLflow at {shown} does not continue this run: {error}") from error
                 warnings.warn(f"a new MLflow run: the one of this folder is gone ({error})", stacklevel=2)
         started = client.create_run(experiment, run_name=run_name, tags=tags(record))
-        run = cls(client, started.info.run_id, record.name)
+        run = cls(client, started.info.run_id, record.name, unsent)
         record.mlflow = {"uri": shown, "experiment": record.name, "run": run.run_id}
-        with run._surviving("the configuration"):
-            run._log_params(flatten(record.config))
-            data = record.data
-            dataset = Dataset(data["name"], data["fingerprint"], "local", json.dumps({"uri": data["folder"]}))
-            client.log_inputs(run.run_id, [DatasetInput(dataset)])
+        run._log_inputs(record)
         return run
 
+    @classmethod
+    def catch_up(cls, folder: RunFolder, uri: str | None = None) -> bool:
+        """Sends what still waits in the folder of a run that has ended, or was killed.
+
+        Args:
+            folder: of the run.
+            uri: the store; None: the one the run was started with, `tracking_uri` where its address holds a secret.
+
+        Returns:
+            Whether anything had waited.
+
+        Raises:
+            RunError: the folder holds no run, or one that is not tracked.
+            TrackingError: the store cannot be used, or still refuses something.
+        """
+        record, unsent = folder.record, Unsent(folder.path)
+        if record.mlflow is None:
+            raise RunError(f"{folder.path}: the run is not tracked by MLflow, so there is nothing to send")
+        if not unsent:
+            return False
+        known = record.mlflow["uri"]
+        client = open_client(uri or (tracking_uri() if HIDDEN in known else known))
+        run = cls(client, record.mlflow["run"], record.name, unsent)
+        if unsent.forget_parts():
+            run._log_inputs(record)
+            evaluations = folder.evaluations(of_any=True)
+            if evaluations:
+                run._log_table(evaluations)
+        run._send()
+        if record.status != "running":  # else it was killed, or goes on and keeps the file itself
+            run._close(record, folder)
+            unsent.settle()
+        if unsent:
+            raise TrackingError(
+                f"{folder.path}: MLflow at {known} does not take all of it yet; `recsys doctor` tests it"
+            )
+        return True
+
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Logs values; what the store refuses now is sent with the next.
+        """Logs values; what the store refuses now waits and is sent with what follows.
+
+        A store that is down is left alone for a while, so that asking it takes a small share of the time.
 
         Args:
             metrics: by any names; see `metric_name`.
@@ -87,12 +137,10 @@ class MLflowRun:
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        self._waiting += [Metric(metric_name(name), float(value), now, step) for name, value in metrics.items()]
-        with self._surviving("metrics"):
-            while self._waiting:
-                sent = self._waiting[: _PER_CALL["metrics"]]
-                self.client.log_batch(self.run_id, metrics=sent)
-                del self._waiting[: len(sent)]
+        self.unsent.add([Metric(metric_name(name), float(value), now, step) for name, value in metrics.items()])
+        if time.monotonic() >= self._pause_until:
+            self._send()
+        self.unsent.keep()
 
     def log_evaluations(self, evaluations: Sequence[Evaluation]) -> None:
         """Logs the table of all models as `metrics.json`, and the metrics of the first as `test/...`.
@@ -100,12 +148,15 @@ class MLflowRun:
         Args:
             evaluations: that of the trained model first.
         """
-        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
-
         name = evaluations[0].model
         for own in evaluations:
             if own.model in (name, f"{name}-ranked"):
                 self.log_metrics({f"{metric_prefix(own, name)}/{metric}": v for metric, v in own.means().items()})
+        self._log_table(evaluations)
+
+    def _log_table(self, evaluations: Sequence[Evaluation]) -> None:
+        from mlflow.utils.mlflow_tags import MLFLOW_LOGGED_ARTIFACTS
+
         with self._surviving("the table of metrics"):
             # What `log_table` writes; that would add to the rows which the same run may have written before.
             self.client.log_text(self.run_id, metric_table(evaluations).to_json(orient="split", index=False), TABLE)
@@ -123,12 +174,35 @@ class MLflowRun:
 
     def finish(self, record: RunRecord, folder: RunFolder) -> None:
         """Logs what the run took, its configuration and its files, and closes it with the status of `record`."""
+        self._pause_until = 0.0
         self.log_metrics({f"usage/{name}": value for name, value in record.usage.items()})
+        self._close(record, folder)
+        if self.unsent:
+            kept = f"; `recsys sync {folder.path}` sends the rest" if self.unsent.path is not None else ""
+            warnings.warn(f"MLflow has not taken all of this run{kept}", stacklevel=2)
+
+    def _close(self, record: RunRecord, folder: RunFolder) -> None:
         self.log_files(folder)
         with self._surviving("the configuration"):
             self.client.log_dict(self.run_id, record.config, "config.yaml")
         with self._surviving("the end of the run"):
             self.client.set_terminated(self.run_id, _STATUS[record.status])
+
+    def _send(self) -> None:
+        with self._surviving("metrics"):
+            while self.unsent.metrics:
+                first = self.unsent.metrics[: _PER_CALL["metrics"]]
+                self.client.log_batch(self.run_id, metrics=first)
+                self.unsent.sent(len(first))
+
+    def _log_inputs(self, record: RunRecord) -> None:
+        from mlflow.entities import Dataset, DatasetInput
+
+        with self._surviving("the configuration"):
+            self._log_params(flatten(record.config))
+            data = record.data
+            dataset = Dataset(data["name"], data["fingerprint"], "local", json.dumps({"uri": data["folder"]}))
+            self.client.log_inputs(self.run_id, [DatasetInput(dataset)])
 
     def _log_params(self, params: Mapping[str, str]) -> None:
         from mlflow.entities import Param
@@ -142,9 +216,14 @@ class MLflowRun:
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
 
+        began = time.monotonic()
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError) as error:
+            now = time.monotonic()
+            self._pause_until = now + _PATIENCE * (now - began)
+            if what != "metrics":
+                self.unsent.miss(what)
             warnings.warn(f"MLflow did not take {what}: {error}", stacklevel=4)
 
 
