@@ -1,8 +1,9 @@
 """Prints the results of a finished run, makes them again, or compares two runs.
 
 `recsys evaluate RUN` prints the table of the run's models with intervals; `--recompute` first ranks again with the
-saved model and data, and replaces the model's evaluation. `recsys evaluate --compare RUN_A RUN_B` is a paired bootstrap
-of B - A over the same users; to compare with a baseline, name its evaluation: `RUN/evaluation/Popularity`.
+saved model and data, and replaces the model's evaluation and its card. `recsys evaluate --compare RUN_A RUN_B` is a
+paired bootstrap of B - A over the same users; to compare with a baseline, name its evaluation:
+`RUN/evaluation/Popularity`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rich.console import Console
 
 from recsys.evaluation.report import by_rules, comparison_table, protocol, results_table
 from recsys.evaluation.result import Evaluation, compare_evaluations
+from recsys.tracking.model_card import leave_card
 from recsys.tracking.record import RUN, RunError
 from recsys.tracking.run_folder import RunFolder
 
@@ -124,6 +126,7 @@ def recompute(run: RunFolder, log: str | None) -> None:
     for task in () if before else tasks_of(split):
         run.save_evaluation(evaluate(bundle.model, split, task=task, name=name, max_length=bundle.max_length))
         console.print("recomputed")
+    leave_card(run)
 
 
 def difference(before: Evaluation, after: Evaluation) -> str:

@@ -8,6 +8,7 @@
 - `calibration.json`: of a model that ranks, how far its probabilities are off and what mends them
 - `history.json`: what was measured after each epoch, `validation` and `diagnostics`
 - `plots/*.png`: pictures
+- `model_card.md`, `model_card.html`: what the model is, how well it does, and what limits it
 - `checkpoints/`: of the training
 """
 

@@ -11,6 +11,7 @@ from lightning.pytorch.loggers.logger import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from recsys.tracking.mlflow_run import MLflowRun
+from recsys.tracking.model_card import leave_card
 from recsys.tracking.record import RunRecord
 from recsys.tracking.run_folder import RunFolder
 from recsys.training.callbacks import Throughput
@@ -54,7 +55,7 @@ def tracked(
     """Around training and evaluation: measures the job, keeps `run.json` up to date, and reports to MLflow.
 
     The record is written when the job starts and when it ends, by itself, by Ctrl-C or by an error. In a job of many
-    processes the first one does all of this.
+    processes the first one does all of this. A finished run that has saved a model gets its model card.
 
     Args:
         trainer: gets a `Throughput` callback and, with `mlflow`, a logger.
@@ -90,5 +91,7 @@ def tracked(
     finally:
         record.measure(throughput.total)
         record.write(folder.path)
+        if record.status == "finished" and folder.model.is_dir():
+            leave_card(folder)
         if run is not None:
             run.finish(record, folder)

@@ -149,7 +149,8 @@ def test_a_whole_job(store, split, evaluations, tmp_path, capfd, monkeypatch):
         for e in evaluations
         for n in ("evaluation.json", "users.parquet", "targets.parquet")
     }
-    assert names() == evaluated | {"run.json", "config.yaml", "metrics.json", "plots/scores.png"}
+    cards = {"model_card.md", "model_card.html"}
+    assert names() == evaluated | cards | {"run.json", "config.yaml", "metrics.json", "plots/scores.png"}
     files = Path(store / "mlartifacts" / "whole-job" / run.run_id / "artifacts")
     assert "hunter2" not in "".join(path.read_text() for path in files.glob("*") if path.is_file())
     assert folder.config.stat().st_mode & 0o077 == 0

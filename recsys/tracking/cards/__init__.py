@@ -1,0 +1,1 @@
+"""What a model card says, and how it is written as Markdown and as a page."""

@@ -1,0 +1,100 @@
+"""What a model is for, and what is known to limit it; every sentence follows from a fact of the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from recsys.tracking.cards.document import Code, Line, Points, Section, clipped
+from recsys.tracking.cards.judged import Group
+from recsys.tracking.cards.saved_model import SavedModel
+from recsys.tracking.cards.slices import small_slices
+from recsys.tracking.record import RunRecord
+
+
+def use_section(record: RunRecord, groups: Sequence[Group], saved: SavedModel | str) -> Section:
+    """What the model may be used for."""
+    tasks = sorted({str(group.all[0].evaluation.facts["task"]) for group in groups if group.own} - {"None"})
+    judged = f"It was judged on {' and '.join(tasks)}." if tasks else ""
+    lines: list[Line] = [
+        ("To put items of the catalogue of ", Code(clipped(record.data["name"])), f" in order for its users. {judged}")
+    ]
+    if not isinstance(saved, str) and saved.names_users:
+        lines.append(("Its folder holds raw ids of users: keep it where such data may be kept.",))
+    lines.append(
+        ("Not for other catalogues, nor for items that were added after training, nor to judge people by their lists.",)
+    )
+    return Section("Intended use", (Points(tuple(lines)),))
+
+
+def limits_section(record: RunRecord, groups: Sequence[Group], saved: SavedModel | str, gates: int) -> Section:
+    """What is known to limit the model and the numbers.
+
+    Args:
+        record: of the run.
+        groups: of its evaluations.
+        saved: the model, or why there is none to be read.
+        gates: number of gates that judged it.
+    """
+    groups = [group for group in groups if group.own]
+    lines = [*_of_run(record), *_of_split(record), *_of_items(saved), *_of_results(groups), *_of_targets(groups)]
+    small = [name for group in groups if group.own[0].intervals for name in small_slices(group)]
+    if small:
+        lines.append((f"Slices too small to judge: {'; '.join(small)}.",))
+    if not gates:
+        lines.append(("No gate has judged this model.",))
+    return Section("Limits", (Points(tuple(lines)),), rank=0)
+
+
+def _of_run(record: RunRecord) -> Iterator[Line]:
+    if record.status != "finished":
+        yield (f"The run is {record.status}: what stands here may be of an earlier epoch.",)
+    if record.git is None:
+        yield ("The revision of the code is not known.",)
+    elif record.git["dirty"]:
+        yield ("Files differed from the revision: it alone does not make this model again.",)
+    yield ("One training: intervals cover the draw of users, not that of the seed.",)
+
+
+def _of_split(record: RunRecord) -> Iterator[Line]:
+    """A rule that cuts at a moment in time says so in its facts; all others let training see later events."""
+    if not any(name.endswith("_cut") for name in record.split["facts"]):
+        yield (
+            "Leakage: ",
+            Code(record.split["rule"]),
+            " cuts at no moment in time: training may see events later than some targets, so that the numbers compare "
+            "models, and do not tell what production would see.",
+        )
+
+
+def _of_items(saved: SavedModel | str) -> Iterator[Line]:
+    if not isinstance(saved, str) and not saved.schema.of("item"):
+        yield ("Items are known by their ids alone: one without training events cannot be told from another.",)
+
+
+def _of_results(groups: Sequence[Group]) -> Iterator[Line]:
+    behind = [
+        group.name
+        for group in groups
+        if (found := [of_own[group.metric] for of_own in group.differences.values() if group.metric in of_own])
+        and all(comparison.difference.low <= 0 for comparison in found)
+    ]
+    if behind:
+        yield (f"Not shown to be better than the best baseline: {', '.join(behind)}.",)
+    alone = [group.name for group in groups if group.best is None]
+    if alone:
+        yield (f"No baseline stands beside the model: {', '.join(alone)}.",)
+
+
+def _of_targets(groups: Sequence[Group]) -> Iterator[Line]:
+    facts = [(group.name, group.own[0].evaluation.facts) for group in groups]
+    for _, first in facts[:1]:
+        cold = first["n_items"] - first["train_items"]
+        if cold:
+            counted = "left out" if first["cold_targets"] == "exclude" else "counted as misses"
+            found = ", ".join(f"{name} {of_group['cold_item_targets']:,}" for name, of_group in facts)
+            yield (
+                f"{cold:,} of {first['n_items']:,} items have no training event. Of the items to be found they are "
+                f"{counted}: {found}.",
+            )
+        if first["cold_users"]:
+            yield (f"{first['cold_users']:,} users without history are not judged.",)
