@@ -19,7 +19,13 @@ if TYPE_CHECKING:
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
 # The environment wins: nothing is sent anywhere, and a server that is down is given up on within seconds, not minutes.
-_DEFAULTS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "GIT_PYTHON_REFRESH": "quiet"}
+# A logged model says itself what it requires: the `uv.lock` of whatever folder a process works in is none of it.
+_DEFAULTS = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_UV_AUTO_DETECT": "false",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
 
 
 class TrackingError(RuntimeError):
@@ -31,19 +37,26 @@ def tracking_uri() -> str:
     return os.environ.get(URI_VARIABLE) or f"sqlite:///{Path(DATABASE).absolute()}"
 
 
+def quiet() -> None:
+    """Imports MLflow so that it sends nothing anywhere and says what matters."""
+    for name, value in _DEFAULTS.items():
+        os.environ.setdefault(name, value)
+    import mlflow  # noqa: F401
+
+    for logger in ("mlflow", "alembic"):  # after the import, which sets its own level
+        logging.getLogger(logger).setLevel(logging.WARNING)
+
+
 def open_client(uri: str) -> MlflowClient:
     """A quiet client. A SQLite file that does not exist is made, which takes seconds.
 
     Raises:
         TrackingError: the store cannot be used.
     """
-    for name, value in _DEFAULTS.items():
-        os.environ.setdefault(name, value)
+    quiet()
     from mlflow.tracking import MlflowClient
 
-    for logger in ("mlflow", "alembic"):  # after the import, which sets its own level
-        logging.getLogger(logger).setLevel(logging.WARNING)
-    with _explained(uri):
+    with explained(uri):
         return MlflowClient(uri)
 
 
@@ -58,7 +71,7 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     Raises:
         TrackingError: the store cannot be reached, or the experiment cannot take files.
     """
-    with _explained(uri):
+    with explained(uri):
         found = client.get_experiment_by_name(name)
         if found is None:
             return client.create_experiment(name, artifact_location=artifact_location(uri, name))
@@ -73,7 +86,8 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
 
 
 @contextmanager
-def _explained(uri: str) -> Iterator[None]:
+def explained(uri: str) -> Iterator[None]:
+    """Turns what the store at `uri` refuses into a `TrackingError`."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
