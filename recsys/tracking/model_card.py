@@ -7,12 +7,11 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from recsys.models.artefact import ArtefactError
-from recsys.tracking.cards.document import Document, Paragraph, Picture, Section, Table, Words
+from recsys.tracking.cards.document import Document, Paragraph, Picture, Section, Table, Words, clipped
 from recsys.tracking.cards.judged import Group, groups_of
-from recsys.tracking.cards.limits import limits_section, use_section
+from recsys.tracking.cards.limits import GateVerdict, limits_section, use_section
 from recsys.tracking.cards.markdown import to_markdown
 from recsys.tracking.cards.origin import data_section, loading_section, model_section, training_section
 from recsys.tracking.cards.page import to_page
@@ -24,22 +23,6 @@ from recsys.tracking.run_folder import RunFolder
 
 MARKDOWN, PAGE = "model_card.md", "model_card.html"
 _NOT_EVALUATED = "Missing: the model was not evaluated; `recsys evaluate RUN --recompute` does it."
-
-
-class GateVerdict(Protocol):
-    """What a card shows of the verdict of a gate."""
-
-    @property
-    def name(self) -> str:
-        """Of the gate."""
-
-    @property
-    def passed(self) -> bool:
-        """Whether it lets the model through."""
-
-    @property
-    def sentence(self) -> str:
-        """Why, with the numbers."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +61,7 @@ class ModelCard:
             protocol_section(groups, _NOT_EVALUATED),
             *_judgement(run_folder, groups, pictures),
             use_section(record, groups, saved),
-            limits_section(record, groups, saved, len(verdicts)),
+            limits_section(record, groups, saved, verdicts),
             loading_section(run_folder, uri),
             training_section(run_folder, pictures.rest()),
         ]
@@ -146,8 +129,11 @@ def _saved(folder: RunFolder) -> SavedModel | str:
 def _gates(verdicts: Sequence[GateVerdict]) -> list[Section]:
     if not verdicts:
         return []
-    rows: list[tuple[Words, ...]] = [(v.name, "passed" if v.passed else "refused", v.sentence) for v in verdicts]
-    return [Section("Gates", (Table("Verdicts", ("gate", "verdict", "why"), tuple(rows), text=True),), rank=0)]
+    rows: list[tuple[Words, ...]] = [(v.name, v.outcome, clipped(v.sentence)) for v in verdicts]
+    limits: list[tuple[Words, ...]] = [(v.name, clipped(v.limit)) for v in verdicts]
+    found = Table("Verdicts", ("gate", "verdict", "finding"), tuple(rows), text=True)
+    demanded = Table("What the gates demand", ("gate", "demand"), tuple(limits), text=True)
+    return [Section("Gates", (found,), (demanded,), rank=0)]
 
 
 def _judgement(folder: RunFolder, groups: Sequence[Group], pictures: _Pictures) -> list[Section]:

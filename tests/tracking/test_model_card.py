@@ -99,8 +99,8 @@ def change(run: RunFolder, **changed) -> RunFolder:
     return RunFolder(run.path)
 
 
-def verdict(name: str, passed: bool, sentence: str) -> SimpleNamespace:
-    return SimpleNamespace(name=name, passed=passed, sentence=sentence)
+def verdict(name: str, outcome: str, sentence: str, limit: str = "") -> SimpleNamespace:
+    return SimpleNamespace(name=name, outcome=outcome, sentence=sentence, limit=limit)
 
 
 def table(page: Page, start: str) -> dict[str, list[str]]:
@@ -215,13 +215,13 @@ def test_data_stay_data(run: RunFolder, of: str) -> None:
         run, name=EVIL, data=record.data | {"name": EVIL}, command=["recsys", EVIL], status="finished",
         split=record.split | {"rule": EVIL}, seeds={EVIL: 1}, mlflow=None,
     )  # fmt: skip
-    card = ModelCard.of(run, [verdict(EVIL, False, EVIL)])
+    card = ModelCard.of(run, [verdict(EVIL, "refused", EVIL, EVIL)])
     page = Page(card.html()) if of == "html" else rendered(card.markdown())
     shown = " ".join(EVIL.split())
     assert page.text.count(shown) >= 5
     assert shown in page.text.splitlines()[0 if of == "markdown" else -1] or f"SynerGen on {shown}" in page.text
     assert not {"script", "a", "em", "s"} & set(page.elements)
-    (rows,) = (rows for rows in page.tables.values() if rows[0] == ["gate", "verdict", "why"])
+    (rows,) = (rows for rows in page.tables.values() if rows[0] == ["gate", "verdict", "finding"])
     assert rows[1] == [shown, "refused", shown]
 
 
@@ -288,11 +288,18 @@ def test_models_that_cannot_be_compared_stand_side_by_side(run: RunFolder) -> No
 
 
 def test_gates_and_the_way_to_load_it(plain: RunFolder) -> None:
-    given = [verdict("superiority", True, "NDCG@10 +0.0100, at least +0.0020"), verdict("size", False, "9 of 5 MiB")]
-    text = ModelCard.of(plain, given, uri="models:/shop/3").markdown()
-    rows = table(rendered(text), "gate")
-    assert rows["superiority"] == ["passed", "NDCG@10 +0.0100, at least +0.0020"]
-    assert rows["size"] == ["refused", "9 of 5 MiB"]
+    given = [
+        verdict("superiority", "passed", "NDCG@10 +0.0100", "at least +0.0020"),
+        verdict("size", "refused", "9 MiB", "5 MiB"),
+        verdict("off_policy", "not run", "no log of bandits is given"),
+    ]
+    card = ModelCard.of(plain, given, uri="models:/shop/3")
+    text = card.markdown()
+    rows = table(rendered(text), "gate verdict")
+    assert rows["superiority"] == ["passed", "NDCG@10 +0.0100"]
+    assert rows["size"] == ["refused", "9 MiB"]
+    assert table(Page(card.html()), "What the gates demand")["superiority"] == ["at least +0.0020"]
+    assert "Gates that were not run, or found nothing out: off_policy." in text
     assert "No gate" not in text
     assert 'mlflow.pyfunc.load_model("models:/shop/3")' in text
     assert 'Bundle.load("run/model")' in ModelCard.of(plain).markdown()
@@ -308,7 +315,7 @@ def test_calibration(run: RunFolder) -> None:
 
 @pytest.mark.parametrize(("gates", "length"), [(0, 0), (12, 120), (60, 290)])
 def test_markdown_is_what_mlflow_keeps(searched: RunFolder, gates: int, length: int) -> None:
-    given = [verdict(f"gate {number}", True, "x" * length) for number in range(gates)]
+    given = [verdict(f"gate {number}", "passed", "x" * length) for number in range(gates)]
     text = ModelCard.of(searched, given).markdown()
     assert len(text) <= 5000
     parsed = rendered(text)

@@ -3,12 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Protocol
 
 from recsys.tracking.cards.document import Code, Line, Points, Section, clipped
 from recsys.tracking.cards.judged import Group
 from recsys.tracking.cards.saved_model import SavedModel
 from recsys.tracking.cards.slices import small_slices
 from recsys.tracking.record import RunRecord
+
+
+class GateVerdict(Protocol):
+    """What a card shows of the verdict of a gate."""
+
+    @property
+    def name(self) -> str:
+        """Of the gate."""
+
+    @property
+    def outcome(self) -> str:
+        """In a word: `passed`, `refused`, `error`, `not run`."""
+
+    @property
+    def limit(self) -> str:
+        """What was demanded."""
+
+    @property
+    def sentence(self) -> str:
+        """The finding."""
 
 
 def use_section(record: RunRecord, groups: Sequence[Group], saved: SavedModel | str) -> Section:
@@ -26,22 +47,27 @@ def use_section(record: RunRecord, groups: Sequence[Group], saved: SavedModel | 
     return Section("Intended use", (Points(tuple(lines)),))
 
 
-def limits_section(record: RunRecord, groups: Sequence[Group], saved: SavedModel | str, gates: int) -> Section:
+def limits_section(
+    record: RunRecord, groups: Sequence[Group], saved: SavedModel | str, verdicts: Sequence[GateVerdict]
+) -> Section:
     """What is known to limit the model and the numbers.
 
     Args:
         record: of the run.
         groups: of its evaluations.
         saved: the model, or why there is none to be read.
-        gates: number of gates that judged it.
+        verdicts: of the gates that judged it.
     """
     groups = [group for group in groups if group.own]
     lines = [*_of_run(record), *_of_split(record), *_of_items(saved), *_of_results(groups), *_of_targets(groups)]
     small = [name for group in groups if group.own[0].intervals for name in small_slices(group)]
     if small:
         lines.append((f"Slices too small to judge: {'; '.join(small)}.",))
-    if not gates:
+    unasked = [verdict.name for verdict in verdicts if verdict.outcome not in ("passed", "refused")]
+    if not verdicts:
         lines.append(("No gate has judged this model.",))
+    elif unasked:
+        lines.append((f"Gates that were not run, or found nothing out: {', '.join(unasked)}.",))
     return Section("Limits", (Points(tuple(lines)),), rank=0)
 
 
