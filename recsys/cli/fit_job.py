@@ -159,7 +159,7 @@ def run(cli: FitCLI) -> None:
         seeds={"all": data.seed},
         previous=_previous(cli, job),
     )
-    outcome = None
+    outcome = logged = None
     with together(trainer), tracked(trainer, record, folder, mlflow=job.track) as mlflow:
         train(cli)
         disband(trainer)
@@ -178,6 +178,7 @@ def run(cli: FitCLI) -> None:
                 if outcome.calibration is not None:
                     error = outcome.calibration.error
                     mlflow.log_metrics({f"calibration/{name}": value for name, value in error.items()})
+                logged = mlflow.log_model(folder) if job.log_model else None
     console = Console()
     if outcome is not None:
         outcome.print(console, job.k)
@@ -189,6 +190,9 @@ def run(cli: FitCLI) -> None:
     if record.mlflow is not None:
         console.print(f"MLflow   {record.mlflow['uri']}, run {record.mlflow['run']}; see it with", highlight=False)
         console.print(f"         {shown_by(record.mlflow['uri'])}", highlight=False, soft_wrap=True)
+        if logged is not None:
+            serve = f"MLFLOW_TRACKING_URI={record.mlflow['uri']} mlflow models serve --env-manager local -m {logged}"
+            console.print(f"serve    {serve}", highlight=False, soft_wrap=True)
 
 
 def check(cli: FitCLI, job: Job) -> None:

@@ -26,6 +26,7 @@ TABLE = "metrics.json"
 SMALL_BYTES = 2**20
 _PER_CALL = {"params": 100, "tags": 100, "metrics": 1000}
 _STATUS = {"running": "RUNNING", "finished": "FINISHED", "interrupted": "KILLED", "failed": "FAILED"}
+_MODEL = "the model"
 _NOT_LOGGED = ("model", "lexical", "checkpoints", "config.yaml")
 _PATIENCE = 10
 """Of the time that metrics take while the store is down, the share lost is one in this many."""
@@ -110,11 +111,13 @@ class MLflowRun:
         known = record.mlflow["uri"]
         client = open_client(uri or (tracking_uri() if HIDDEN in known else known))
         run = cls(client, record.mlflow["run"], record.name, unsent)
-        if unsent.forget_parts():
+        if parts := unsent.forget_parts():
             run._log_inputs(record)
             evaluations = folder.evaluations(of_any=True)
             if evaluations:
                 run._log_table(evaluations)
+            if _MODEL in parts:
+                run.log_model(folder)
         run._send()
         if record.status != "running":  # else it was killed, or goes on and keeps the file itself
             run._close(record, folder)
@@ -161,6 +164,20 @@ class MLflowRun:
             # What `log_table` writes; that would add to the rows which the same run may have written before.
             self.client.log_text(self.run_id, metric_table(evaluations).to_json(orient="split", index=False), TABLE)
             self.client.set_tag(self.run_id, MLFLOW_LOGGED_ARTIFACTS, json.dumps([{"path": TABLE, "type": "table"}]))
+
+    def log_model(self, folder: RunFolder) -> str | None:
+        """Logs the saved model of a run, every file of it from where it lies.
+
+        Returns:
+            Its address in MLflow; None: the store did not take it.
+        """
+        from recsys.tracking.logged_model import NAME, log_to
+
+        logged = None
+        with self._surviving(_MODEL):
+            experiment = self.client.get_run(self.run_id).info.experiment_id
+            logged = log_to(self.client, experiment, folder.model, NAME, self.run_id).model_uri
+        return logged
 
     def log_files(self, folder: RunFolder) -> None:
         """Logs the small files of a run folder (up to 1 MiB): all but the model, checkpoints and hidden files."""

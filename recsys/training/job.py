@@ -44,6 +44,8 @@ class Job:
         baselines: models to stand beside; of several settings of one class the best on validation is reported.
             None: the declared grid of every baseline; an empty list: none.
         track: write the run to MLflow.
+        log_model: let MLflow have the saved model as well, which is what can be registered and served; its files are
+            copied to the store. False keeps it in the run folder alone.
         judge: save the best model when training has ended, judge it, and compare it with the baselines. False leaves
             the checkpoints alone, of which `recsys checkpoint export` makes the model.
         memory_gib: of a job with sharded tables: what the whole tables may take in the memory of the first rank, where
@@ -61,6 +63,7 @@ class Job:
     rerank: int | None = 200
     baselines: list[FittedRecommender] | None = None
     track: bool = True
+    log_model: bool = True
     judge: bool = True
     memory_gib: float | None = None
 

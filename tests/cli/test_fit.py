@@ -5,15 +5,19 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import torch
+from mlflow.tracking import MlflowClient
 
 from recsys.cli import checkpoint, evaluate
 from recsys.cli.fit_job import FitCLI, check, check_memory, run
 from recsys.models.artefact import load_model
+from recsys.tracking.bundle import Bundle
+from recsys.tracking.record import RunRecord
 from recsys.training.job import JobError
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -98,6 +102,28 @@ def test_a_job_that_is_not_judged_leaves_what_export_and_evaluate_need(
     assert weights and all(torch.equal(saved[name.replace("network", "weights", 1)], w) for name, w in weights.items())
     assert evaluate.main(["run", "--recompute"]) == 0
     assert "SynerGen" in capsys.readouterr().out
+
+
+def test_the_model_of_a_tracked_job_is_logged_and_can_be_served(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    tracked = [*arguments, "--job.track=true", "--job.baselines=[]", "--job.rerank=null"]
+    run(FitCLI(tracked))
+    client, record = MlflowClient(uri), RunRecord.read("run")
+    (output,) = client.get_run(record.mlflow["run"]).outputs.model_outputs
+    logged = client.get_logged_model(output.model_id)
+    assert logged.status == "READY" and logged.name == "model"
+    assert f"mlflow models serve --env-manager local -m models:/{logged.model_id}\n" in capsys.readouterr().out
+    answers = mlflow.pyfunc.load_model(f"models:/{logged.model_id}").predict(pd.DataFrame({"history": [["3", "7"]]}))
+    bundle = Bundle.load("run/model")
+    found = bundle.recommend([bundle.history(bundle.items.encode([3, 7]))], 10).items[0]
+    assert answers["item_id"].tolist() == [str(item) for item in bundle.items.decode(found.tolist())]
+
+    run(FitCLI([*tracked, "--job.folder=other", "--job.log_model=false"]))
+    assert not client.get_run(RunRecord.read("other").mlflow["run"]).outputs.model_outputs
+    assert "mlflow models serve" not in capsys.readouterr().out
 
 
 def test_resume_says_yes_no_or_auto(arguments: list[str]) -> None:

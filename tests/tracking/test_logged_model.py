@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.metadata import version
@@ -17,12 +18,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from mlflow.tracking import MlflowClient
 
+from recsys.features.splits import LeaveLastOut
 from recsys.models.artefact import ArtefactError, save_model
 from recsys.tracking.bundle_server import ServingParams
 from recsys.tracking.logged_model import facts, log_model, requirements, signature
 from recsys.tracking.logged_model import save_model as save_logged
+from recsys.tracking.mlflow_run import MLflowRun
 from recsys.tracking.mlflow_store import TrackingError, open_client
-from tests.tracking.served import Served, factors, fitted, frame_of, raw, served, synergen  # noqa: F401
+from recsys.tracking.record import RunRecord
+from recsys.tracking.run_folder import RunFolder
+from tests.tracking.served import Served, factors, frame_of, served, synergen
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Operation with range:DeprecationWarning"),  # MLflow's
@@ -73,6 +78,10 @@ def asked(made: Served) -> pd.DataFrame:
     frame["query"] = ["red soap" if row % 2 else None for row in range(8)]
     frame["candidates"] = [["101", "109", "117"] if row % 3 == 2 else None for row in range(8)]
     return frame
+
+
+def refuse(*_: object) -> None:
+    raise OSError("no space left")
 
 
 def without_version(answers: pd.DataFrame) -> pd.DataFrame:
@@ -206,16 +215,34 @@ def test_logged_registered_and_called_by_its_version(
 def test_a_store_that_fails_in_the_middle_leaves_no_model_that_looks_whole(
     bundle: Path, uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def full(*_: object) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(MlflowClient, "log_model_artifacts", full)
+    monkeypatch.setattr(MlflowClient, "log_model_artifacts", refuse)
     with pytest.raises(TrackingError, match="no space left"):
         log_model(bundle, name="broken", uri=uri)
     client = MlflowClient(uri)
     experiment = client.get_experiment_by_name("shop").experiment_id
     found = client.search_logged_models([experiment], filter_string="name = 'broken'")
     assert [model.status for model in found] == ["FAILED"]
+
+
+def test_what_a_store_does_not_take_of_a_run_waits(
+    searching: Served, bundle: Path, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = RunFolder(tmp_path / "run")
+    rule = LeaveLastOut()
+    record = RunRecord.of("shop jobs", "SynerGen", {}, searching.split, rule, "cache/x", {"everything": 3})
+    shutil.copytree(bundle, folder.model)
+    run = MLflowRun.start(record, uri=uri, folder=folder)
+    with monkeypatch.context() as down:
+        down.setattr(MlflowClient, "log_model_artifacts", refuse)
+        with pytest.warns(UserWarning, match="MLflow did not take the model: no space left"):
+            assert run.log_model(folder) is None
+        record.status = "finished"
+        record.write(folder.path)
+        with pytest.warns(UserWarning, match="recsys sync"):
+            run.finish(record, folder)
+    assert MLflowRun.catch_up(folder, uri) and not MLflowRun.catch_up(folder, uri)
+    (output,) = MlflowClient(uri).get_run(run.run_id).outputs.model_outputs
+    assert MlflowClient(uri).get_logged_model(output.model_id).status == "READY"
 
 
 def test_requests_that_the_signature_refuses(searching: Served, saved: Path) -> None:
