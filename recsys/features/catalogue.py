@@ -48,6 +48,8 @@ class Catalogue:
         user_vectors: the same as `vectors`, of users.
         interactions: the distinct training items of each user, ascending, offsets `[n_users + 2]`; None: the network
             that it is for knows no pairs of users and items.
+        exposures: the distinct items of each user that were exposed in training, taken or not, likewise; None: not
+            known. Training alone reads them, and they are not saved.
     """
 
     schema: Schema
@@ -66,9 +68,16 @@ class Catalogue:
     user_numeric: dict[str, Tensor] = field(default_factory=dict)
     user_vectors: dict[str, Tensor] = field(default_factory=dict)
     interactions: Jagged | None = None
+    exposures: Jagged | None = None
 
     @classmethod
-    def from_split(cls, split: Split, max_length: int = 50, interactions: bool = False) -> Catalogue:
+    def from_split(
+        cls,
+        split: Split,
+        max_length: int = 50,
+        interactions: bool = False,
+        exposures: TrainingPairs | None = None,
+    ) -> Catalogue:
         """The catalogue of a log, with item counts of the training part of `split` alone.
 
         Args:
@@ -76,6 +85,7 @@ class Catalogue:
             max_length: events of a history that a model reads.
             interactions: for networks of pairs: users are known by their ids, whether the schema has a `user_table` or
                 not, and which items each had is told.
+            exposures: pairs that were exposed, as batches of pairs know them; None: they do not.
         """
         log = split.log
         counts = torch.tensor(split.train_counts(), dtype=torch.int64)
@@ -106,12 +116,13 @@ class Catalogue:
             user_jagged=_jagged(of_users),
             user_numeric=_numeric(log.user_numeric),
             user_vectors=_vectors(log.user_vectors),
-            interactions=_interactions(split) if interactions else None,
+            interactions=_of_pairs(TrainingPairs.of(split)) if interactions else None,
+            exposures=None if exposures is None else _of_pairs(exposures),
         )
 
     def without_users(self) -> Catalogue:
         """The same without what is known of users."""
-        return replace(self, user_jagged={}, user_numeric={}, user_vectors={}, interactions=None)
+        return replace(self, user_jagged={}, user_numeric={}, user_vectors={}, interactions=None, exposures=None)
 
     def config(self) -> dict[str, Any]:
         """The JSON-able part; `tensors` is the rest."""
@@ -191,8 +202,7 @@ def _trained_users(split: Split, least: int) -> JaggedColumn:
     return JaggedColumn(rows[rows > 0], offsets_of(np.sign(rows)))
 
 
-def _interactions(split: Split) -> Jagged:
-    pairs = TrainingPairs.of(split)
+def _of_pairs(pairs: TrainingPairs) -> Jagged:
     return torch.tensor(pairs.items, dtype=torch.int64), torch.tensor(pairs.offsets, dtype=torch.int64)
 
 

@@ -51,10 +51,12 @@ class PairBatch(InteractionBatch):
     """Pairs, each positive or unlabeled.
 
     Attributes:
-        label: `[B]` float32, 1 where the user had the item in training, 0 where nothing is known of the pair.
+        label: `[B]` float32, 1 where the user had the item in training, 0 where not, or where nothing is known of it.
         weight: `[B]` float32 above 0, how many pairs of its kind each stands for. None: each for itself.
-        propensity: `[B]` float32 in (0, 1], as logged with the positives; 1 for unlabeled pairs, of which nothing is
-            logged. None: the log has none.
+        propensity: `[B]` float32 in (0, 1], as logged with the positives, and with the other pairs whose outcome is
+            known; 1 for all others, of which nothing is logged. None: the log has none.
+        observed: `[B]` float32, 1 where the outcome is known: the positives, and pairs that were exposed and not
+            relevant. None: only positives are known.
 
     Example:
         >>> batch = PairBatch(torch.tensor([1, 2]), torch.tensor([3, 4]), label=torch.tensor([1.0, 0.0]))
@@ -65,6 +67,7 @@ class PairBatch(InteractionBatch):
     label: Tensor
     weight: Tensor | None = None
     propensity: Tensor | None = None
+    observed: Tensor | None = None
 
 
 @dataclass(frozen=True)

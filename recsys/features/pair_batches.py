@@ -54,6 +54,10 @@ class PairBatches(Epochs):
         self.batch_size, self.seed = batch_size, seed
         self.epoch, self._next = 0, 0
 
+    def exposures(self, split: Split) -> TrainingPairs | None:
+        """The pairs of the training part that were exposed, taken or not; None: it knows positives alone."""
+        return None
+
     @property
     @abc.abstractmethod
     def n_rows(self) -> int:

@@ -92,7 +92,7 @@ class RandomTest(SplitRule):
 
     def ordered(self, log: EventLog) -> EventLog:
         users, part, liked = log.user_ids(), self._part(log), self._liked(log)
-        if (np.diff(log.timestamp)[np.diff(users) == 0] != 0).any():
+        if has_order(log):
             raise SplitError(
                 f"{self.name}: events of a user differ in time, which a test at random takes no account of; give the "
                 "log one timestamp, or split it by another rule"
@@ -123,18 +123,7 @@ class RandomTest(SplitRule):
 
     def _part(self, log: EventLog) -> NDArray[np.str_]:
         """`[n_events]` the part of each event."""
-        if self.column not in log.columns or self.column not in log.vocabularies:
-            raise SplitError(
-                f"{self.name}: the log has no column `{self.column}` that names parts; give the schema an event "
-                "feature of that name and type categorical"
-            )
-        names = np.append("", log.vocabularies[self.column].values.astype(str))
-        if missing := {self.train, self.test} - set(names.tolist()):
-            raise SplitError(
-                f"{self.name}: column `{self.column}` names no part {sorted(missing)}; it has {names[1:].tolist()}"
-            )
-        found: NDArray[np.str_] = names[np.asarray(log.columns[self.column])]
-        return found
+        return parts_of(log, self.column, {self.train, self.test}, self.name)
 
     def _liked(self, log: EventLog) -> NDArray[np.bool_]:
         """`[n_events]` whether an event is positive."""
@@ -142,3 +131,35 @@ class RandomTest(SplitRule):
             raise SplitError(f"{self.name}: the log does not say how much items were liked: set `events.weight`")
         liked: NDArray[np.bool_] = np.asarray(log.columns["weight"]) >= self.positive
         return liked
+
+
+def has_order(log: EventLog) -> bool:
+    """Whether events of a user differ in time."""
+    return bool((np.diff(log.timestamp)[np.diff(log.user_ids()) == 0] != 0).any())
+
+
+def parts_of(log: EventLog, column: str, needed: set[str], asks: str) -> NDArray[np.str_]:
+    """The part that each event belongs to.
+
+    Args:
+        log: with a column that names parts.
+        column: its name.
+        needed: parts that it must name.
+        asks: who wants to know, for the message.
+
+    Returns:
+        `[n_events]`.
+
+    Raises:
+        SplitError: there is no such column, or it lacks a part.
+    """
+    if column not in log.columns or column not in log.vocabularies:
+        raise SplitError(
+            f"{asks}: the log has no column `{column}` that names parts; give the schema an event feature of that "
+            "name and type categorical"
+        )
+    names = np.append("", log.vocabularies[column].values.astype(str))
+    if missing := needed - set(names.tolist()):
+        raise SplitError(f"{asks}: column `{column}` names no part {sorted(missing)}; it has {names[1:].tolist()}")
+    found: NDArray[np.str_] = names[np.asarray(log.columns[column])]
+    return found

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from recsys.features.jagged import expand_ranges, offsets_of
 
 if TYPE_CHECKING:
+    from recsys.features.event_log import EventLog
     from recsys.features.splits import Split
 
 Ids = NDArray[np.int64]
@@ -43,9 +44,19 @@ class TrainingPairs:
     @classmethod
     def of(cls, split: Split) -> TrainingPairs:
         """The pairs of the training events of `split`; 16 bytes of memory a pair, and for a moment as many an event."""
-        log, lengths = split.log, split.train_end - split.train_start
-        events = expand_ranges(split.train_start, lengths)
-        user = np.repeat(np.arange(log.n_users + 1), lengths)
+        lengths = split.train_end - split.train_start
+        user = np.repeat(np.arange(split.log.n_users + 1), lengths)
+        return cls.of_events(split.log, user, expand_ranges(split.train_start, lengths))
+
+    @classmethod
+    def of_events(cls, log: EventLog, user: Ids, events: Ids) -> TrainingPairs:
+        """The pairs of some events of a log.
+
+        Args:
+            log: whose events they are.
+            user: `[n]` int64, the user of each.
+            events: `[n]` int64, places in the log.
+        """
         keys = user * (log.n_items + 1) + np.asarray(log.item_id)[events]
         distinct, first = np.unique(keys, return_index=True)
         users, items = np.divmod(distinct, log.n_items + 1)

@@ -70,7 +70,8 @@ class InteractionNetwork(TrainableNetwork, VectorRecommender):
                 f"{type(self).__name__} knows users by their ids, and the catalogue has none: set `data.batches`, or "
                 "make it with `Catalogue.from_split(split, interactions=True)`"
             )
-        super().__init__(catalogue if self.reads_interactions else replace(catalogue, interactions=None))
+        interactions = catalogue.interactions if self.reads_interactions else None
+        super().__init__(replace(catalogue, interactions=interactions, exposures=None))
         self.users = UserEncoder(_of_users(self.catalogue, side_features), width, init_std)
         self.items = ItemEncoder(self.catalogue, width, side_features, init_std=init_std)
 

@@ -116,7 +116,13 @@ class EventLogData(L.LightningDataModule):
     @cached_property
     def catalogue(self) -> Catalogue:
         """What a model must know of the data."""
-        return Catalogue.from_split(self.split, self.max_length, interactions=self.pair_batches is not None)
+        if self.pair_batches is None:
+            return Catalogue.from_split(self.split, self.max_length)
+        try:
+            exposures = self.pair_batches.exposures(self.split)
+        except ValueError as error:
+            raise DataSourceError(f"`data.batches`: {error}") from error
+        return Catalogue.from_split(self.split, self.max_length, interactions=True, exposures=exposures)
 
     @cached_property
     def slates(self) -> Slates | None:
