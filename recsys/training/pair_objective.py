@@ -10,7 +10,7 @@ from torch import Tensor
 from recsys.features.catalogue import Catalogue
 from recsys.features.pair_batch import InteractionBatch, PairBatch, TripleBatch
 from recsys.losses.base import LossOutput
-from recsys.models.interaction import InteractionNetwork
+from recsys.models.interaction import InteractionNetwork, InteractionVectors
 from recsys.training.lagged_network import LaggedNetwork
 from recsys.training.objective import Objective, ObjectiveError, checked
 from recsys.unbiased.pair_loss import PairLoss, PairScores
@@ -49,7 +49,7 @@ class PairObjective(Objective):
         super().__init__()
         self.loss = loss if loss is not None else RelMF()
         self.propensity = propensity if propensity is not None else ItemPower()
-        self.l2 = _l2(l2)
+        self.l2 = check_l2(l2)
         self.lag = lag if lag is not None else LaggedNetwork()
         if self.loss.asks_unlabeled and not self.propensity.knows_unlabeled:
             raise ValueError(
@@ -63,7 +63,7 @@ class PairObjective(Objective):
         self.lag.reset()
 
     def forward(self, network: InteractionNetwork, batch: PairBatch) -> LossOutput:
-        batch = _checked(network, batch, PairBatch, "AllPairs` or `PositivesAndUnlabeled")
+        batch = checked_pairs(network, batch, PairBatch, "AllPairs` or `PositivesAndUnlabeled")
         vectors = network(batch.users, batch.items)
         asked = self.loss
         scores = PairScores(
@@ -75,7 +75,7 @@ class PairObjective(Objective):
             weight=batch.weight,
         )
         loss, parts = self.loss(scores)
-        penalty = distinct_sum(batch.users, vectors.user_norms) + distinct_sum(batch.items, vectors.item_norms)
+        penalty = squared_embeddings(vectors, batch.users, batch.items)
         return _regularised(loss, parts, penalty, self.l2)
 
     def random_state(self) -> dict[str, Any]:
@@ -110,7 +110,7 @@ class TripleObjective(Objective):
         super().__init__()
         self.loss = loss if loss is not None else BPRLoss()
         self.propensity = propensity if propensity is not None else ItemPower()
-        self.l2 = _l2(l2)
+        self.l2 = check_l2(l2)
         if self.loss.asks_exposure and not self.propensity.knows_unlabeled:
             raise ValueError(
                 f"{type(self.loss).__name__} asks for propensities of items that were drawn, which "
@@ -122,7 +122,7 @@ class TripleObjective(Objective):
         self.to(device)
 
     def forward(self, network: InteractionNetwork, batch: TripleBatch) -> LossOutput:
-        batch = _checked(network, batch, TripleBatch, "Triples")
+        batch = checked_pairs(network, batch, TripleBatch, "Triples")
         rows, items = len(batch), torch.cat([batch.items, batch.others])
         vectors = network(batch.users, items)
         asked = self.loss.asks_exposure
@@ -133,7 +133,7 @@ class TripleObjective(Objective):
             other_propensity=self.propensity(batch.users, batch.others, None) if asked else None,
         )
         loss, parts = self.loss(scores)
-        penalty = distinct_sum(batch.users, vectors.user_norms) + distinct_sum(items, vectors.item_norms)
+        penalty = squared_embeddings(vectors, batch.users, items)
         return _regularised(loss, parts, penalty, self.l2)
 
     def random_state(self) -> dict[str, Any]:
@@ -155,6 +155,11 @@ def distinct_sum(ids: Tensor, values: Tensor) -> Tensor:
     return (values / count[place]).sum()
 
 
+def squared_embeddings(vectors: InteractionVectors, users: Tensor, items: Tensor) -> Tensor:
+    """Sum of the squared embeddings of a step, each distinct user of `users` `[n]` and item of `items` `[m]` once."""
+    return distinct_sum(users, vectors.user_norms) + distinct_sum(items, vectors.item_norms)
+
+
 def _regularised(loss: Tensor, parts: dict[str, Tensor], penalty: Tensor, l2: float) -> LossOutput:
     """The loss with the penalty; 0 leaves it as it is."""
     if not l2:
@@ -163,14 +168,25 @@ def _regularised(loss: Tensor, parts: dict[str, Tensor], penalty: Tensor, l2: fl
     return LossOutput(total, parts | {"loss": total.detach(), "data": loss.detach(), "squares": penalty.detach()})
 
 
-def _l2(l2: float) -> float:
+def check_l2(l2: float) -> float:
+    """The weight itself.
+
+    Raises:
+        ValueError: it is negative.
+    """
     if not l2 >= 0:
         raise ValueError(f"l2 must be at least 0, not {l2}")
     return l2
 
 
-def _checked(network: Any, batch: Any, kind: type[Batch], remedy: str) -> Batch:
+def checked_pairs(network: Any, batch: Any, kind: type[Batch], remedy: str) -> Batch:
     """The batch itself.
+
+    Args:
+        network: that is trained.
+        batch: of a step.
+        kind: that an objective reads.
+        remedy: the batches that are of this kind.
 
     Raises:
         ObjectiveError: the objective cannot read it, or the network knows no pairs.

@@ -1,4 +1,4 @@
-"""Doubly robust learning where exposures are logged: a second model imputes the errors of pairs that were not seen."""
+"""Doubly robust losses where exposures are logged: a second model imputes the errors of pairs that were not seen."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import abc
 import torch
 from torch import Tensor
 from typing_extensions import override
+
+from recsys.losses.base import weighted_mean
 
 
 def doubly_robust(error: Tensor, imputed: Tensor, observed: Tensor, propensity: Tensor) -> Tensor:
@@ -65,7 +67,12 @@ class MoreRobust(ImputationWeight):
 
 
 def imputation_loss(
-    error: Tensor, imputed: Tensor, observed: Tensor, propensity: Tensor, weight: ImputationWeight
+    error: Tensor,
+    imputed: Tensor,
+    observed: Tensor,
+    propensity: Tensor,
+    weight: ImputationWeight,
+    pairs: Tensor | None = None,
 ) -> Tensor:
     """What the model of errors minimises: the mean over all pairs of `O * weight(theta) * (e - e_hat)^2`.
 
@@ -75,6 +82,7 @@ def imputation_loss(
         observed: `[B]` 1 or 0.
         propensity: `[B]`.
         weight: of observed pairs.
+        pairs: `[B]`, how many each stands for. None: one.
 
     Example:
         >>> half, one = torch.tensor([0.5]), torch.tensor([1.0])
@@ -82,4 +90,4 @@ def imputation_loss(
         0.5
     """
     safe = torch.where(observed > 0, propensity, 1)
-    return (observed * weight(safe) * (error.detach() - imputed).square()).mean()
+    return weighted_mean(observed * weight(safe) * (error.detach() - imputed).square(), pairs)
