@@ -75,7 +75,7 @@ def tracked(
     if not trainer.is_global_zero:
         yield None
         return
-    run = MLflowRun.start(record, folder.path.name, uri) if mlflow else None
+    run = MLflowRun.start(record, folder.path.name, uri, folder) if mlflow else None
     try:
         if run is not None:
             trainer.logger = MLflowLogger(run)
