@@ -96,14 +96,14 @@ def _amazon(name: str, root: Path | None) -> Source:
     return Source(recipe(name), folder / "interactions.parquet", folder / "items.parquet")
 
 
-def _coat(name: str, root: Path | None) -> Source:
-    """Coat Shopping: `interactions.parquet` with the columns user_id, item_id, rating, split and propensity."""
+def _in_parts(name: str, root: Path | None) -> Source:
+    """A log that names the part of each event and has no times: `interactions.parquet`, with a column `split`."""
     if root is None:
         raise DatasetError(f"{name}: set {ROOT_VARIABLE} (or `root`) to the folder that holds `{name}/`")
     file = root / name / "interactions.parquet"
     if not file.exists():
         raise DatasetError(f"{name}: no {file}; docs/data-format.md says how the folder is laid out")
-    return Source(recipe(name), pd.read_parquet(file).assign(timestamp=0))  # the data have no times
+    return Source(recipe(name), pd.read_parquet(file).assign(timestamp=0))
 
 
 def _made_log(command: str, name: str, root: Path | None) -> Source:
@@ -263,7 +263,8 @@ _LOADERS: dict[str, Callable[[str, Path | None], Source]] = {
     "amazon_beauty_features": _amazon_features,
     "amazon_sports": _amazon,
     "amazon_sports_features": _amazon_features,
-    "coat": _coat,
+    "coat": _in_parts,
+    "gowalla": _in_parts,
     "large_synthetic": partial(_made_log, "experiments/large_log.py"),
     "movielens_100k": _movielens_100k,
     "movielens_100k_features": _movielens_features,

@@ -15,6 +15,7 @@ import pytest
 from recsys.features import datasets
 from recsys.features.datasets import DatasetError, dataset_names, load_dataset
 from recsys.features.event_log import EventLog
+from recsys.features.given_parts import GivenParts
 
 DATA = os.environ.get(datasets.ROOT_VARIABLE)
 U_DATA = "1\t2\t5\t100\n1\t1\t3\t90\n7\t2\t4\t80\n"
@@ -197,7 +198,7 @@ def test_amazon_attributes_are_features_by_their_place(tmp_path: Path) -> None:
 def test_names_and_missing_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert dataset_names() == [
         "amazon_beauty", "amazon_beauty_features", "amazon_sports", "amazon_sports_features",
-        "coat", "large_synthetic", "movielens_100k", "movielens_100k_features",
+        "coat", "gowalla", "large_synthetic", "movielens_100k", "movielens_100k_features",
         "search_beauty", "search_cellphones", "search_movielens", "search_sports",
     ]  # fmt: skip
     with pytest.raises(ValueError, match="no data set `netflix`; there are amazon_beauty"):
@@ -221,3 +222,13 @@ def test_coat_has_ratings_of_both_parts_and_no_times(tmp_path: Path) -> None:
     found = log.to_frame()[["user_id", "item_id", "weight", "split", "propensity"]]
     assert [tuple(row) for row in found.itertuples(index=False)] == rows
     assert not log.timestamp.any()
+
+
+def test_gowalla_is_split_as_it_was_published(tmp_path: Path) -> None:
+    if DATA is None or not (Path(DATA) / "gowalla").exists():
+        pytest.skip(f"no folder `gowalla` under {datasets.ROOT_VARIABLE}")
+    source = load_dataset("gowalla")
+    split = GivenParts(validation_share=0.0)(EventLog.from_frame(source.events, source.schema))  # type: ignore[arg-type]
+    assert (split.log.n_users, split.log.n_items) == (29_858, 40_981)
+    assert (split.facts["train_events"], split.facts["test_events"]) == (810_128, 217_242)
+    assert split.facts["left_out_events"] == 0 and not split.log.timestamp.any()
