@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from recsys.features.exposed_pairs import ExposedPairs
 from recsys.features.pair_batches import AllPairs, PairBatches, Triples
+from recsys.models.matrix_factorization import MatrixFactorization
+from recsys.training.doubly_robust_objective import DoublyRobustObjective
 from recsys.training.lagged_network import LaggedNetwork
 from recsys.training.objective import Objective
 from recsys.training.pair_objective import PairObjective, TripleObjective
+from recsys.unbiased.doubly_robust import ImputationWeight, JointLearning, MoreRobust
+from recsys.unbiased.logistic_exposure import LogisticExposure
 from recsys.unbiased.normalized import DualUnbiased, SelfNormalized
 from recsys.unbiased.pairwise import BPRLoss, UBPRLoss
 from recsys.unbiased.pointwise import Naive, RelMF
@@ -31,6 +37,12 @@ class Method:
     objective: Callable[[], Objective]
     batches: Callable[[], PairBatches] = AllPairs
     lr: float = 0.005
+
+
+def doubly_robust(weight: ImputationWeight) -> DoublyRobustObjective:
+    """Both networks alike; the weight of L2 of that which is judged is Rel-MF's, the other that of MRDR's release."""
+    imputation = partial(MatrixFactorization, width=128, init_std=0.07)
+    return DoublyRobustObjective(imputation, LogisticExposure(), weight, clip=0.05, l2=1e-5, imputation_l2=1e-3)
 
 
 # Of Rel-MF and DU as Lee et al., SIGIR 2021, tuned them; the release divides the loss of DU by the size of the batch,
@@ -56,6 +68,14 @@ METHODS: dict[str, Method] = {
     "shrinkage_mf": Method(
         "inverse propensity shrunk to a lagged copy, c 0.05, from the third epoch on",
         lambda: PairObjective(Shrinkage(c=0.05), l2=1e-5, lag=LaggedNetwork(warmup=170)),
+    ),
+    "dr_jl_mf": Method(
+        "ratings below 4 are irrelevant; others imputed by 1 / theta, of logistic exposures, clip 0.05",
+        lambda: doubly_robust(JointLearning()),
+        ExposedPairs,
+    ),
+    "mrdr_mf": Method(
+        "as dr_jl_mf, imputed by (1 - theta) / theta^2", lambda: doubly_robust(MoreRobust()), ExposedPairs
     ),
 }
 BASELINES = {"random": "all items alike, ties broken at random", "popularity": "training events of the item"}
