@@ -62,7 +62,7 @@ docs: $(STAMP) ## build the pages into docs/_build/html
 
 bench: $(STAMP) ## run every benchmark and write experiments/results/benchmarks
 	for script in experiments/benchmarks/[a-z]*.py; do \
-		case $$script in *_throughput.py) [ -n "$${RECSYS_PEERS_PYTHON:-}" ] || \
+		case $$script in *_throughput.py|*/lightgcn_epoch.py) [ -n "$${RECSYS_PEERS_PYTHON:-}" ] || \
 			{ echo "== $$script: left out, RECSYS_PEERS_PYTHON names no environment with the peers"; continue; };; esac; \
 		echo "== $$script"; $(BIN)/python $$script; \
 	done

@@ -166,11 +166,11 @@ def arguments(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def peers_python(given: str | None) -> str:
+def peers_python(given: str | None, install: str = INSTALL) -> str:
     """The interpreter of the peers, or an exit that says how to get one."""
     if given is None:
         raise SystemExit(
             f"the peers need an environment of their own, because they cap pandas below 3:\n  python -m venv peers && "
-            f"peers/bin/pip install {INSTALL}\nthen set {PEERS_PYTHON}=peers/bin/python"
+            f"peers/bin/pip install {install}\nthen set {PEERS_PYTHON}=peers/bin/python"
         )
     return given

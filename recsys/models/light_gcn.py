@@ -171,8 +171,8 @@ def smoothed(
 def product(matrix: Tensor, dense: Tensor) -> Tensor:
     """A sparse CSR matrix times a dense one, without gradient.
 
-    A row is the weighted sum of a bag of rows. On a CPU torch's bags take a third of the time of its sparse products:
-    they fetch rows ahead (`experiments/benchmarks/lightgcn_epoch.py`).
+    A row is the weighted sum of a bag of rows. On a CPU torch's bags take less than half the time of its sparse
+    products (`experiments/benchmarks/lightgcn_epoch.py`): they fetch rows ahead.
     """
     return F.embedding_bag(
         matrix.col_indices(),

@@ -2,7 +2,8 @@
 
 Nothing of `recsys` is imported here, because the peers live in an environment of their own. A side prints what it knows
 of itself as one line of JSON, and then answers each line of its standard input with one: `epoch` trains one epoch,
-`rank FILE` ranks the catalogue for every user and leaves the lists in a file, `end` ends it. Between turns it sleeps.
+`steps` some steps of one, `rank FILE` ranks the catalogue for every user and leaves the lists in a file, `end` ends it.
+Between turns it sleeps.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ class Task:
         train: sequences of the users with two training events or more.
         history: of the users to rank for.
         n_items: size of the catalogue.
-        settings: width, blocks, heads, length, batch, negatives, dropout, lr, epochs, seed, threads.
+        settings: width, lr, seed, threads and whatever else is the same for all sides.
     """
 
     train: Sequences
@@ -117,6 +118,32 @@ class Turns:
     def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
         """Gives the turn back."""
         self.channel.tell(seconds=time.perf_counter() - self.since, peak_rss_mib=peak_rss_mib())
+
+
+class StepTurns:
+    """Turns of some steps, each timed from its start to that of the step after the last: loading data counts.
+
+    Args:
+        channel: to the script.
+        steps: of a turn.
+        facts: that the side knows of itself.
+    """
+
+    def __init__(self, channel: Channel, steps: int, facts: dict[str, Any]) -> None:
+        self.channel, self.steps, self.facts = channel, steps, facts
+        self.taken, self.since = 0, 0.0
+
+    def at_step(self) -> None:
+        """Called where a step starts: gives the turn back and waits for the next, if this one was long enough."""
+        if self.taken % self.steps == 0:
+            if self.taken == 0:
+                self.channel.tell(**self.facts)
+            else:
+                self.channel.tell(seconds=time.perf_counter() - self.since, peak_rss_mib=peak_rss_mib())
+            words = self.channel.wait()
+            assert words == ["steps"], words
+            self.since = time.perf_counter()
+        self.taken += 1
 
 
 def serve(channel: Channel, rank: Callable[[], np.ndarray]) -> None:
