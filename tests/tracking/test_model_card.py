@@ -16,7 +16,7 @@ from recsys.evaluation.result import Evaluation, compare_evaluations
 from recsys.evaluation.slices import by_history_length, recall_by_group
 from recsys.tracking import model_card
 from recsys.tracking.cards.document import LEAST, Document, Facts, Paragraph, Picture, Points, Section, Strong, Table
-from recsys.tracking.cards.markdown import escaped, to_markdown
+from recsys.tracking.cards.markdown import GAP, escaped, to_markdown
 from recsys.tracking.cards.page import to_page
 from recsys.tracking.mlflow_run import SMALL_BYTES
 from recsys.tracking.model_card import ModelCard, leave_card
@@ -67,7 +67,7 @@ class Page(HTMLParser):
         if "caption" in self.open:
             self._caption += data
         elif "th" in self.open or "td" in self.open:
-            self._rows[-1][-1] += data
+            self._rows[-1][-1] += data.removesuffix(GAP)
 
 
 def rendered(markdown: str) -> Page:
@@ -309,7 +309,7 @@ def test_calibration(run: RunFolder) -> None:
     error = {"before": 0.5, "after": 0.00025, "base_rate": 0.001}
     run.save_calibration({"platt": {"scale": 2.5, "offset": -1.5}, "expected_calibration_error": error})
     text = Page(ModelCard.of(run).html()).text
-    assert "5.00e-01 as learned and 2.50e-04 calibrated on validation users, where 1.00e-03" in text
+    assert "5.00e-01 as learned, 2.50e-04 calibrated (base rate 1.00e-03)" in text
     assert "scale 2.5000, offset -1.5000" in text
 
 

@@ -87,8 +87,8 @@ def _of_split(record: RunRecord) -> Iterator[Line]:
         yield (
             "Leakage: ",
             Code(record.split["rule"]),
-            " cuts at no moment in time: training may see events later than some targets, so that the numbers compare "
-            "models, and do not tell what production would see.",
+            " cuts at no moment in time: training may see events later than some targets. Numbers compare models; they "
+            "do not tell what production would see.",
         )
 
 
@@ -112,15 +112,11 @@ def _of_results(groups: Sequence[Group]) -> Iterator[Line]:
 
 
 def _of_targets(groups: Sequence[Group]) -> Iterator[Line]:
-    facts = [(group.name, group.own[0].evaluation.facts) for group in groups]
-    for _, first in facts[:1]:
-        cold = first["n_items"] - first["train_items"]
+    """Of the whole split, and so the same for all groups."""
+    if groups:
+        facts = groups[0].own[0].evaluation.facts
+        cold = facts["n_items"] - facts["train_items"]
         if cold:
-            counted = "left out" if first["cold_targets"] == "exclude" else "counted as misses"
-            found = ", ".join(f"{name} {of_group['cold_item_targets']:,}" for name, of_group in facts)
-            yield (
-                f"{cold:,} of {first['n_items']:,} items have no training event. Of the items to be found they are "
-                f"{counted}: {found}.",
-            )
-        if first["cold_users"]:
-            yield (f"{first['cold_users']:,} users without history are not judged.",)
+            yield (f"{cold:,} of {facts['n_items']:,} items have no training event.",)
+        if facts["cold_users"]:
+            yield (f"{facts['cold_users']:,} users without history are not judged.",)

@@ -25,6 +25,8 @@ LIMIT = 5000
 """Characters that MLflow keeps of a description."""
 ROWS = (12, 6, 3)
 """Rows that a table of numbers has at most, the first of these with which the document is short enough."""
+GAP = "\u2003\u200b"
+"""Stands after cells: MLflow sets columns without a gap between them, and cuts blanks, but not before such a mark."""
 _ENTITIES = str.maketrans({mark: f"&#{ord(mark)};" for mark in "&<>|*`[]\\~"})
 # What only means something at some places: underscores around words, marks of links, and of headings.
 _MARKS = re.compile(r"(?<!\w)_|_(?!\w)|:(?=//)|(?<=\bwww)\.|^#", re.IGNORECASE)
@@ -92,12 +94,16 @@ def _block(block: Block, page: str, rows: int) -> str:
 
 def _table(table: Table, page: str, most: int) -> str:
     rule = ["---"] + ["---" if table.text else "--:"] * (len(table.columns) - 1)
-    rows = [[escaped(column) for column in table.columns], rule]
-    rows += [[_words(cell) for cell in row] for row in table.rows[:most]]
+    rows = [_spaced([escaped(column) for column in table.columns]), rule]
+    rows += [_spaced([_words(cell) for cell in row]) for row in table.rows[:most]]
     text = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     more = len(table.rows) - most
     note = f"\n\n{more} more in `{page}`." if more > 0 else ""
     return f"{escaped(table.caption)}:\n\n{text}{note}"
+
+
+def _spaced(cells: list[str]) -> list[str]:
+    return [cell + GAP for cell in cells[:-1]] + cells[-1:]
 
 
 def _line(line: Line) -> str:

@@ -55,8 +55,8 @@ def calibration_section(folder: RunFolder, pictures: Sequence[Picture]) -> Secti
     content = json.loads(place.read_text(encoding="utf-8"))
     error, platt = content["expected_calibration_error"], content["platt"]
     text = (
-        f"Expected calibration error {error['before']:.2e} as learned and {error['after']:.2e} calibrated on "
-        f"validation users, where {error['base_rate']:.2e} of the items are the right ones."
+        f"Expected calibration error {error['before']:.2e} as learned, {error['after']:.2e} calibrated "
+        f"(base rate {error['base_rate']:.2e})."
     )
     fitted = Facts((("Platt scaling", (f"scale {platt['scale']:.4f}, offset {platt['offset']:.4f}",)),))
     return Section("Calibration", (Paragraph((text,)),), (*pictures, fitted), rank=LEAST)
