@@ -17,6 +17,7 @@ from recsys.evaluation import plots
 from recsys.evaluation.baselines import Choice, baselines, select
 from recsys.evaluation.diagnostics import rank_curves
 from recsys.evaluation.evaluate import evaluate
+from recsys.evaluation.evaluation_set import EvaluationSet
 from recsys.evaluation.report import by_rules, results_table
 from recsys.evaluation.result import Evaluation
 from recsys.evaluation.slices import recall_by_decile
@@ -32,6 +33,8 @@ from recsys.training.data import EventLogData
 from recsys.training.job import Job
 from recsys.training.module import RecommenderModule
 
+FROZEN_USERS = 20_000
+"""Most test users whose requests are frozen with a run, which bounds the size of the set and the time it takes."""
 LINES = 2
 """Baselines drawn in recall by popularity, beside popularity itself."""
 
@@ -121,6 +124,8 @@ def conclude(
     evaluations = judge(network, chosen, data, job, name)
     for evaluation in evaluations:
         folder.save_evaluation(evaluation)
+    # One draw for all runs, whatever their seed: two of them are compared on the same users.
+    EvaluationSet.of(data.split, filter_seen=job.filter_seen, users=FROZEN_USERS).save(folder.evaluation_set)
     if calibration is not None:
         folder.save_calibration(calibration.as_json())
     folder.save_history(validation=history, diagnostics=diagnostics)

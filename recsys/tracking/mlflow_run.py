@@ -180,11 +180,19 @@ class MLflowRun:
         return logged
 
     def log_files(self, folder: RunFolder) -> None:
-        """Logs the small files of a run folder (up to 1 MiB): all but the model, checkpoints and hidden files."""
+        """Logs the small files of a run folder (up to 1 MiB), and its evaluation set whatever its size.
+
+        Left out are the model, checkpoints and hidden files.
+        """
         for path in sorted(folder.path.rglob("*")):
             place = path.relative_to(folder.path)
             hidden = any(part.startswith(".") for part in place.parts)
-            if not path.is_file() or hidden or place.parts[0] in _NOT_LOGGED or path.stat().st_size > SMALL_BYTES:
+            if not path.is_file() or hidden or place.parts[0] in _NOT_LOGGED:
+                continue
+            if place.parts[0] != folder.evaluation_set.name and path.stat().st_size > SMALL_BYTES:
+                continue
+            if self._pause_until - time.monotonic() > _PATIENCE:  # it waited in vain for the last: the store is down
+                self.unsent.miss(str(place))
                 continue
             with self._surviving(str(place)):
                 self.client.log_artifact(self.run_id, str(path), place.parent.as_posix() if place.parent.name else None)

@@ -5,6 +5,7 @@
 - `model/`: the model with what serving needs
 - `lexical/`: for a log with queries, the baseline that compares words
 - `evaluation/<model>/`: evaluations of the model and of its baselines; `<model>.<task>` where there are several tasks
+- `evaluation_set/`: the requests of the test users, frozen, on which any model can be judged
 - `calibration.json`: of a model that ranks, how far its probabilities are off and what mends them
 - `history.json`: what was measured after each epoch, `validation` and `diagnostics`
 - `plots/*.png`: pictures
@@ -57,6 +58,11 @@ class RunFolder:
     def lexical(self) -> Path:
         """The lexical baseline of a log with queries."""
         return self.path / "lexical"
+
+    @property
+    def evaluation_set(self) -> Path:
+        """The frozen requests of test users, see `EvaluationSet`."""
+        return self.path / "evaluation_set"
 
     def evaluation(self, model: str, task: str | None = None) -> Path:
         """The evaluation of a model, in one of its tasks where the log has several."""

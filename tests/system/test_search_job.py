@@ -16,6 +16,13 @@ import pytest
 import torch
 import yaml
 
+from recsys.evaluation.evaluation_set import EvaluationSet
+from recsys.evaluation.result import Evaluation, compare_evaluations
+from recsys.tracking.bundle import Bundle
+from recsys.tracking.bundle_server import BundleServer, ServingParams
+from recsys.tracking.pyfunc_evaluation import evaluate_pyfunc
+from recsys.tracking.run_folder import RunFolder
+
 DRIVER = Path(__file__).with_name("train_and_die.py")
 WORDS = np.array(["red", "blue", "soap", "cream", "brush", "oil", "balm", "wax"])
 USERS, ITEMS = 150, 120
@@ -142,6 +149,29 @@ def test_mlflow_knows_all_of_it(shop: Path) -> None:
         "calibration/before",
         "calibration/after",
     } <= keys
+
+
+@pytest.mark.usefixtures("printed")
+def test_the_frozen_set_judges_the_saved_model_as_the_run_did(shop: Path) -> None:
+    run = RunFolder(shop / "run")
+    frozen = EvaluationSet.load(run.evaluation_set)
+    (logged,) = (shop / "mlartifacts").rglob("evaluation_set/manifest.json")
+    assert EvaluationSet.load(logged.parent).fingerprint == frozen.fingerprint
+    assert frozen.tasks == ("search", "recommendation") and frozen.sample is None
+    server = BundleServer(Bundle.load(run.model), "1")
+    for task in frozen.tasks:
+        for name in ("SynerGen", "SynerGen-ranked"):
+            own = Evaluation.load(run.evaluation(name, task))
+            found = evaluate_pyfunc(
+                lambda frame, params: server.answer(frame, ServingParams(**params)),
+                frozen,
+                task=task,
+                ks=own.facts["ks"],
+                retrieve=own.facts["rerank"] or 0,
+            )
+            compared = compare_evaluations(own, found, resamples=20)
+            assert abs(compared["NDCG@10"].difference.mean) < 1e-6, (name, task)
+            assert (own.ranked == found.ranked).mean() > 0.99, (name, task)
 
 
 @pytest.mark.usefixtures("printed")
