@@ -12,7 +12,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from torch import Tensor
 
 from recsys.evaluation.plots import propensity_curves
-from recsys.training.listwise import ListwiseModule
+from recsys.unbiased.click_loss import ClickLoss
 
 TABLE, PICTURE = "propensities.json", "plots/propensities.png"
 
@@ -20,8 +20,8 @@ TABLE, PICTURE = "propensities.json", "plots/propensities.png"
 class PropensityLog(L.Callback):
     """Logs `propensity/position_2` and so on at each epoch, and writes the curves where training ends.
 
-    A training whose loss does not model propensities is left alone. Files go into `folder`, and to MLflow where the
-    trainer has Lightning's `MLFlowLogger`.
+    It follows the loss of a `ListwiseModule`, or that of `WithSlates`; one that does not model propensities is left
+    alone. Files go into `folder`, and to MLflow where the trainer has Lightning's `MLFlowLogger`.
 
     Args:
         folder: of the run.
@@ -61,9 +61,13 @@ class PropensityLog(L.Callback):
 
 def _curves(module: L.LightningModule) -> Tensor | None:
     """`[contexts, L]`."""
-    if not isinstance(module, ListwiseModule):
-        raise TypeError(f"PropensityLog follows a ListwiseModule, not a {type(module).__name__}")
-    return module.loss.relative_propensities()
+    losses = [part for part in module.modules() if isinstance(part, ClickLoss)]
+    if len(losses) != 1:
+        raise TypeError(
+            f"PropensityLog follows one loss over clicks, and this {type(module).__name__} has {len(losses)}: train a "
+            "ListwiseModule, or WithSlates"
+        )
+    return losses[0].relative_propensities()
 
 
 def _replace(path: Path, content: bytes) -> None:

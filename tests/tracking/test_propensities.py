@@ -9,9 +9,13 @@ import torch
 from lightning.pytorch.loggers import MLFlowLogger
 
 from recsys.models.ltr_scorer import PointwiseScorer
+from recsys.models.synergen import SynerGen
 from recsys.tracking.propensities import PropensityLog
 from recsys.training.list_data import ListBatches
 from recsys.training.listwise import ListwiseModule
+from recsys.training.module import RecommenderModule
+from recsys.training.objective import RetrievalObjective
+from recsys.training.with_slates import WithSlates
 from recsys.unbiased.click_loss import ClickLoss
 from recsys.unbiased.click_models import PositionBased
 from recsys.unbiased.dual_learning import DualLearning
@@ -59,8 +63,22 @@ def test_each_context_has_a_curve(tmp_path: Path) -> None:
     assert table["context 0"] == [1.0] * 4 and table["context 1"][1:] == pytest.approx([0.3679] * 3, abs=1e-4)
 
 
+def test_losses_over_slates_are_followed_too(tmp_path: Path) -> None:
+    loss = DualLearning(3)
+    with torch.no_grad():
+        loss.propensity.free -= 1
+    objective = WithSlates(WithSlates(RetrievalObjective(), loss), weight=0.0)
+    module = RecommenderModule(SynerGen, objective.main)
+    PropensityLog(tmp_path).on_train_end(L.Trainer(accelerator="cpu", logger=False), module)
+    assert json.loads((tmp_path / "propensities.json").read_text())["all lists"][1:] == pytest.approx(
+        [0.3679] * 2, abs=1e-4
+    )
+    with pytest.raises(TypeError, match="has 2"):
+        PropensityLog(tmp_path).on_train_end(L.Trainer(logger=False), RecommenderModule(SynerGen, objective))
+
+
 def test_losses_without_propensities_are_left_alone_and_other_modules_refused(tmp_path: Path) -> None:
     fit(NaiveClicks(), tmp_path)
     assert not (tmp_path / "run").exists()
-    with pytest.raises(TypeError, match="ListwiseModule"):
+    with pytest.raises(TypeError, match="this LightningModule has 0: train a ListwiseModule, or WithSlates"):
         PropensityLog(tmp_path).on_train_end(L.Trainer(accelerator="cpu", logger=False), L.LightningModule())
