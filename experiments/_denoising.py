@@ -1,17 +1,18 @@
-"""What `denoising.py` trains: data with injected noise, backbones, methods, and one run of them."""
+"""What `denoising.py` trains: backbones, methods, and one run of them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import lightning as L
 import numpy as np
 import torch
 from _coat_methods import plain
+from _denoising_data import Positives
 from torch import Tensor
 
 from recsys.denoising.adaptive_denoising import ReweightedLoss, TruncatedLoss
@@ -26,27 +27,22 @@ from recsys.evaluation.full_ideal import full_ideal_ndcg
 from recsys.evaluation.metrics import Targets
 from recsys.evaluation.result import Evaluation
 from recsys.features.catalogue import Catalogue
-from recsys.features.datasets import load_dataset
-from recsys.features.event_log import EventLog
-from recsys.features.noise import InjectedNoise, recall_ceiling
+from recsys.features.noise import recall_ceiling
 from recsys.features.splits import Split
-from recsys.features.user_shares import UserShares
 from recsys.models.interaction import InteractionNetwork
 from recsys.models.light_gcn import LightGCN
 from recsys.models.matrix_factorization import MatrixFactorization
-from recsys.training.data import EventLogData
 from recsys.training.module import RecommenderModule
 from recsys.training.pool_objective import PoolObjective
 from recsys.training.sparse_adam import SparseAdam
 
-DATASET = "movielens_100k"
-POSITIVE, LEAST = 4, 10
-"""Smallest rating of a positive, and fewest positives of a user that is kept."""
-RATIOS = (0.0, 0.1, 0.3, 0.5)
 SEEDS = (2024, 2025, 2026, 2027, 2028)
 KS = (20, 50)
 CHOSEN_BY = "Recall@20"
-SETTINGS: dict[str, Any] = {"epochs": 100, "every": 5, "patience": 25, "batch_size": 1024, "lr": 0.001, "width": 64}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "movielens_100k": {"epochs": 100, "every": 5, "patience": 25, "batch_size": 1024, "lr": 0.001, "width": 64},
+    "gowalla": {"epochs": 100, "every": 10, "patience": 20, "batch_size": 16_384, "lr": 0.01, "width": 64},
+}
 SMOKE: dict[str, Any] = {"epochs": 2, "every": 1}
 SETTLED = 10
 """Epoch from which shares of noise are averaged."""
@@ -69,7 +65,7 @@ class Method:
         loss: of each.
         size: positives of a pool.
         n: negatives of a pool.
-        clean: whether the training part has no noise.
+        clean: whether noise is taken out of the training part.
     """
 
     note: str
@@ -115,9 +111,10 @@ MAIN = ("plain", "uniform_k", "r_ce", "t_ce", "pld", "pld_std", "oracle")
 class Row(NamedTuple):
     """One line of a table."""
 
+    dataset: str
+    noise: str
     backbone: str
     method: str
-    ratio: float
 
     @property
     def model(self) -> str:
@@ -126,31 +123,8 @@ class Row(NamedTuple):
 
     @property
     def protocol(self) -> str:
-        """Name of the table."""
-        return f"noise_{self.ratio}"
-
-
-@lru_cache(maxsize=2)
-def positives(seed: int) -> EventLog:
-    """High ratings of users who gave enough of them, each user's in random order, so that the parts are random."""
-    source = load_dataset(DATASET)
-    events = cast(Any, source.events)
-    events = events[events["rating"] >= POSITIVE]
-    events = events[events.groupby("user_id")["item_id"].transform("nunique") >= LEAST]
-    times = np.random.default_rng(seed).permutation(len(events))
-    return EventLog.from_frame(events.assign(timestamp=times), source.schema, source.items, source.users)
-
-
-class Positives(EventLogData):
-    """The log of `positives`, of whose users 70 % of the items train, 10 % validate and 20 % test."""
-
-    def __init__(self, ratio: float, seed: int, batch_size: int, batches: UserPools):
-        rule = InjectedNoise(UserShares(0.7, 0.2), ratio, seed)
-        super().__init__(DATASET, split=rule, batch_size=batch_size, seed=seed, batches=batches)
-
-    @cached_property
-    def log(self) -> EventLog:
-        return positives(self.seed)
+        """The table that it stands in."""
+        return f"noise_{self.noise}"
 
 
 @dataclass
@@ -194,8 +168,9 @@ def train(row: Row, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     """
     method = METHODS[row.method]
     torch.manual_seed(seed)
-    data = Positives(0.0 if method.clean else row.ratio, seed, settings["batch_size"], UserPools(method.size, method.n))
-    judged = data.split if not method.clean else Positives(row.ratio, seed, 1, UserPools()).split
+    pools = UserPools(method.size, method.n)
+    data = Positives(row.dataset, row.noise, seed, settings["batch_size"], pools, method.clean)
+    judged = data.split if not method.clean else Positives(row.dataset, row.noise, seed, 1, UserPools()).split
     network: Callable[[Catalogue], InteractionNetwork] = partial(BACKBONES[row.backbone], width=settings["width"])
     objective = PoolObjective(method.loss(), method.weighting())
     module = RecommenderModule(network, objective, table_optimizer=partial(SparseAdam, lr=settings["lr"]))

@@ -1,12 +1,13 @@
-"""Trains backbones on positives with injected noise, by every method, and writes one JSON per row.
+"""Trains backbones on positives with injected or natural noise, by every method, and writes one JSON per row.
 
-A row is a backbone, a method and a ratio of noise; its JSON is written into `experiments/results/denoising` when all
+A row is a data set, a noise, a backbone and a method; its JSON is written into `experiments/results/denoising` when all
 its seeds are done, and a table of all rows beside them. What is done is skipped, one run after the other on one thread,
-so that an interrupted study goes on where it stopped.
+so that an interrupted study goes on where it stopped. A data set that is not there is left out.
 
     python experiments/denoising.py --list
-    python experiments/denoising.py --backbone mf --ratio 0.3 --seeds 2024 2025
+    python experiments/denoising.py --dataset movielens_100k --backbone mf --noise 0.3 --seeds 2024 2025
     python experiments/denoising.py --method 'bce*'
+    python experiments/denoising.py --dataset gowalla --noise 0.0 --backbone lightgcn --method plain --seeds 2024
     python experiments/denoising.py --smoke
 """
 
@@ -21,12 +22,13 @@ import shlex
 import sys
 import time
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from _denoising import BACKBONES, DATASET, MAIN, METHODS, RATIOS, SEEDS, SETTINGS, SMOKE, Row, described, train
+from _denoising import BACKBONES, MAIN, METHODS, SEEDS, SETTINGS, SMOKE, Row, described, train
+from _denoising_data import NATURAL, NOISES
 from _markdown import markdown, number
 from _results import write
 from _runs import ROOT, say
@@ -35,12 +37,13 @@ RUNS, RESULTS = Path("runs/denoising"), Path("experiments/results/denoising")
 COLUMNS = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50", "NDCG-all@20", "NDCG-all@50", "tail Recall@20")
 SHARES = ("injected_pool_share", "injected_share", "effective_pool_size")
 NOTE = (
-    "Made by `python experiments/denoising.py` from the JSON files in this folder; never edited by hand. Ratings of 4 "
-    "and more of users who gave at least ten, 70 % training, 10 % validation and 20 % test of each user at random. "
-    "Noise is added to training alone, outside of all that the user has. The whole catalogue is ranked without the "
-    "training items. Mean ± standard deviation over seeds, each with its own parts, noise and weights. NDCG-all "
-    "divides by the gain of all test items, however many. Shares are means over the epochs after the tenth: of noise "
-    "in the pools, and of noise in what was trained on."
+    "Made by `python experiments/denoising.py` from the JSON files in this folder; never edited by hand. Of users who "
+    "have at least ten positives, 70 % train, 10 % validate and 20 % test, of each user at random; in MovieLens a "
+    "positive is a rating of 4 and more, in Gowalla a place. Injected noise is added to training alone, outside of all "
+    "that the user has. Natural noise are the user's own ratings of 1 and 2, which train beside those of 3. The whole "
+    "catalogue is ranked without the training items. Mean ± standard deviation over seeds, each with its own parts, "
+    "noise and weights. NDCG-all divides by the gain of all test items, however many. Shares are means over the epochs "
+    "after the tenth: of noise in the pools, and of noise in what was trained on."
 )
 
 
@@ -52,18 +55,21 @@ def main(argv: list[str] | None = None) -> int:
 
     torch.set_num_threads(1)
     runs, results = (RUNS, RESULTS) if not given.smoke else (Path("runs/smoke_denoising"),) * 2
-    settings = SETTINGS | (SMOKE if given.smoke else {})
+    smoke = SMOKE if given.smoke else {}
     seeds = given.seeds if not given.smoke else SEEDS[:1]
-    rows = selected(given.backbone, given.method, given.ratio if not given.smoke else [0.3])
+    rows = selected(given.dataset, given.noise, given.backbone, given.method)
+    rows = [row for row in rows if not given.smoke or row.noise in ("0.3", NATURAL)]
     if not rows:
         parser().error("no row matches; `--list` shows all")
-    by_row = {row: settings | {"method": described(row.method)} for row in rows}
+    if not given.list:
+        rows = present(rows)
+    by_row = {row: SETTINGS[row.dataset] | smoke | {"method": described(row.method)} for row in rows}
     for seed in seeds:  # seed by seed: every table has all its rows early
         for row, of_row in by_row.items():
-            path = ROOT / runs / DATASET / row.protocol / row.model / f"{seed}.json"
+            path = ROOT / runs / row.dataset / row.protocol / row.model / f"{seed}.json"
             state = "done" if is_done(path, of_row) else "new"
             if given.list:
-                print(f"{state:<5} {row.protocol}/{row.model}/{seed}")
+                print(f"{state:<5} {row.dataset}/{row.protocol}/{row.model}/{seed}")
             elif state == "new":
                 run(row, seed, of_row, path)
                 publish(row, seeds, of_row, ROOT / runs, ROOT / results)
@@ -74,16 +80,27 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def selected(backbone: str, method: str, ratios: Sequence[float]) -> list[Row]:
+def selected(dataset: str, noise: str, backbone: str, method: str) -> list[Row]:
     """The rows whose names match the globs, those of the main table first."""
     methods = sorted(METHODS, key=lambda name: (name not in MAIN, [*METHODS].index(name)))
-    return [
-        Row(b, m, ratio)
-        for m in methods
-        for b in BACKBONES
-        for ratio in ratios
-        if fnmatchcase(b, backbone) and fnmatchcase(m, method)
+    rows = [
+        Row(of_data, n, b, m) for m in methods for of_data, noises in NOISES.items() for b in BACKBONES for n in noises
     ]
+    return [row for row in rows if all(map(fnmatchcase, row, (dataset, noise, backbone, method)))]
+
+
+def present(rows: list[Row]) -> list[Row]:
+    """The rows whose data can be found; says which cannot."""
+    from recsys.features.datasets import DatasetError, load_dataset
+
+    found = set()
+    for dataset in dict.fromkeys(row.dataset for row in rows):
+        try:
+            load_dataset(dataset)
+            found.add(dataset)
+        except DatasetError as error:
+            say(f"left out: {error}")
+    return [row for row in rows if row.dataset in found]
 
 
 def is_done(path: Path, settings: dict[str, Any]) -> bool:
@@ -112,8 +129,8 @@ def run(row: Row, seed: int, settings: dict[str, Any], path: Path) -> None:
     unfinished.replace(path)
     metrics = found["metrics"]
     say(
-        f"{row.protocol}/{row.model}/{seed}: Recall@20 {metrics['Recall@20']:.4f}, best epoch {found['best_epoch']}, "
-        f"{content['wall_s']} s, {content['cpu_s']} s of the processor"
+        f"{row.dataset}/{row.protocol}/{row.model}/{seed}: Recall@20 {metrics['Recall@20']:.4f}, best epoch "
+        f"{found['best_epoch']}, {content['wall_s']} s, {content['cpu_s']} s of the processor"
     )
 
 
@@ -122,7 +139,7 @@ def publish(row: Row, seeds: Iterable[int], settings: dict[str, Any], runs: Path
     from recsys.evaluation.intervals import over_seeds
 
     seeds = list(seeds)
-    paths = [runs / DATASET / row.protocol / row.model / f"{seed}.json" for seed in seeds]
+    paths = [runs / row.dataset / row.protocol / row.model / f"{seed}.json" for seed in seeds]
     if not all(is_done(path, settings) for path in paths):
         return
     found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
@@ -131,9 +148,9 @@ def publish(row: Row, seeds: Iterable[int], settings: dict[str, Any], runs: Path
         spread = over_seeds([one["metrics"][name] for one in found])
         sd = None if math.isnan(spread.sd) else spread.sd
         metrics[name] = {"mean": spread.mean, "sd": sd, "values": list(spread.values)}
-    words = ["--backbone", row.backbone, "--method", row.method, "--ratio", str(row.ratio), "--seeds", *map(str, seeds)]
+    words = [word for name, value in row._asdict().items() for word in (f"--{name}", value)]
     content = {
-        "dataset": DATASET,
+        "dataset": row.dataset,
         "protocol": row.protocol,
         "model": row.model,
         "metrics": metrics,
@@ -148,7 +165,7 @@ def publish(row: Row, seeds: Iterable[int], settings: dict[str, Any], runs: Path
             "revisions": sorted({one["git"]["revision"] for one in found if one["git"]}),
             "dirty": any(one["git"]["dirty"] for one in found if one["git"]),
         },
-        "command": shlex.join(["python", "experiments/denoising.py", *words]),
+        "command": shlex.join(["python", "experiments/denoising.py", *words, "--seeds", *map(str, seeds)]),
         "settings": {
             "note": METHODS[row.method].note,
             "arguments": settings,
@@ -162,15 +179,15 @@ def table(results: Path) -> None:
     """Writes `DENOISING.md` from the JSON files beside it, and from nothing else."""
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/noise_*/*.json"))]
     parts = ["# Training on noisy positives", NOTE]
-    for protocol in sorted({row["protocol"] for row in rows}):
-        of_ratio = [row for row in rows if row["protocol"] == protocol]
-        parts.append(f"## {DATASET}, {protocol.removeprefix('noise_')} noisy items for each training item")
-        for backbone in BACKBONES:
-            own = {
-                row["model"].removeprefix(f"{backbone}_"): row for row in of_ratio if row["model"].startswith(backbone)
-            }
-            if own:
-                parts += [f"### {backbone}", _table([(name, own[name]) for name in METHODS if name in own])]
+    for dataset, noises in NOISES.items():
+        for noise in noises:
+            of_noise = [row for row in rows if (row["dataset"], row["protocol"]) == (dataset, f"noise_{noise}")]
+            title = "natural noise" if noise == NATURAL else f"{noise} noisy items for each training item"
+            parts += [f"## {dataset}, {title}"] if of_noise else []
+            for backbone in BACKBONES:
+                own = {row["model"].removeprefix(f"{backbone}_"): row for row in of_noise}
+                if named := [(name, own[name]) for name in METHODS if name in own]:
+                    parts += [f"### {backbone}", _table(named)]
     path = results / "DENOISING.md"
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
@@ -192,12 +209,15 @@ def _table(rows: list[tuple[str, dict[str, Any]]]) -> str:
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--dataset", default="*", help="glob")
+    made.add_argument("--noise", default="*", help=f"glob: a ratio of injected noise, or `{NATURAL}`")
     made.add_argument("--backbone", default="*", help="glob")
     made.add_argument("--method", default="*", help="glob")
-    made.add_argument("--ratio", type=float, nargs="+", default=RATIOS, choices=RATIOS)
     made.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="run these only; JSONs are written for them")
     made.add_argument("--list", action="store_true", help="show the runs and their states, and do nothing")
-    made.add_argument("--smoke", action="store_true", help="two epochs, one seed, one ratio: does everything run?")
+    made.add_argument(
+        "--smoke", action="store_true", help="two epochs, one seed, one ratio and natural noise: does everything run?"
+    )
     return made
 
 

@@ -1,9 +1,11 @@
-"""How well losses tell injected noise from positives, over all users and within each, while plain training goes on.
+"""How well losses tell noise from positives, over all users and within each, while plain training goes on.
 
 Choosing by personal loss has a basis where the area under the curve within users is above that over all. Writes
-`experiments/results/denoising/separability.json`; the data are those of `denoising.py`.
+`experiments/results/denoising/<dataset>/separability_<noise>_<backbone>.json`; the data are those of `denoising.py`.
 
     python experiments/noise_separability.py
+    python experiments/noise_separability.py --noise natural
+    python experiments/noise_separability.py --dataset gowalla --seeds 2024
     python experiments/noise_separability.py --seeds 2024 --epochs 1 2 --out runs/separability.json
 """
 
@@ -24,7 +26,8 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
-from _denoising import BACKBONES, DATASET, SEEDS, SETTINGS, Positives, uniform
+from _denoising import BACKBONES, SEEDS, SETTINGS, uniform
+from _denoising_data import NOISES, Positives
 from _results import spread
 from _runs import ROOT, say
 
@@ -40,7 +43,7 @@ from recsys.training.pool_objective import PoolObjective
 from recsys.training.sparse_adam import SparseAdam
 
 LOSSES: dict[str, Callable[[], PoolLoss]] = {"bpr": BPRPoolLoss, "bce": BCEPoolLoss}
-OUT = Path("experiments/results/denoising/separability.json")
+RESULTS = Path("experiments/results/denoising")
 
 
 @dataclass
@@ -74,12 +77,14 @@ class Measure(L.Callback):
 def main(argv: list[str] | None = None) -> int:
     words = sys.argv[1:] if argv is None else argv
     given = parser().parse_args(words)
+    if given.noise not in NOISES[given.dataset]:
+        parser().error(f"{given.dataset} has the noise {', '.join(NOISES[given.dataset])}, not {given.noise}")
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     found: dict[str, dict[str, Any]] = {}
     for name, loss in LOSSES.items():
-        runs = [measure(given.backbone, loss(), given.ratio, seed, given.epochs) for seed in given.seeds]
+        runs = [measure(given.dataset, given.noise, given.backbone, loss(), seed, given.epochs) for seed in given.seeds]
         for epoch in given.epochs:
             found.setdefault(name, {})[str(epoch)] = {
                 value: spread([run[epoch][value] for run in runs]) for value in runs[0][epoch]
@@ -87,34 +92,37 @@ def main(argv: list[str] | None = None) -> int:
             means = {value: round(over["mean"], 4) for value, over in found[name][str(epoch)].items()}
             say(f"{name}, epoch {epoch}: {means}")
     content = {
-        "dataset": DATASET,
+        "dataset": given.dataset,
+        "noise": given.noise,
         "backbone": given.backbone,
-        "ratio": given.ratio,
         "seeds": given.seeds,
         "areas": found,
         "command": shlex.join(["python", "experiments/noise_separability.py", *words]),
-        "settings": SETTINGS | {"epochs": given.epochs},
+        "settings": SETTINGS[given.dataset] | {"epochs": given.epochs},
         "versions": versions(),
         "machine": machine(),
         "git": git_state(ROOT),
     }
-    path = ROOT / given.out
+    path = ROOT / (given.out or RESULTS / given.dataset / f"separability_{given.noise}_{given.backbone}.json")
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
     unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(path)
-    say(f"wrote {given.out}")
+    say(f"wrote {path.relative_to(ROOT)}")
     return 0
 
 
-def measure(backbone: str, loss: PoolLoss, ratio: float, seed: int, epochs: list[int]) -> dict[int, dict[str, float]]:
+def measure(
+    dataset: str, noise: str, backbone: str, loss: PoolLoss, seed: int, epochs: list[int]
+) -> dict[int, dict[str, float]]:
     """One plain training."""
     torch.manual_seed(seed)
-    data = Positives(ratio, seed, SETTINGS["batch_size"], UserPools(1))
+    settings = SETTINGS[dataset]
+    data = Positives(dataset, noise, seed, settings["batch_size"], UserPools(1))
     module = RecommenderModule(
-        partial(BACKBONES[backbone], width=SETTINGS["width"]),
+        partial(BACKBONES[backbone], width=settings["width"]),
         PoolObjective(loss, uniform()),
-        table_optimizer=partial(SparseAdam, lr=SETTINGS["lr"]),
+        table_optimizer=partial(SparseAdam, lr=settings["lr"]),
     )
     callback = Measure(data, loss, epochs)
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
@@ -128,11 +136,12 @@ def measure(backbone: str, loss: PoolLoss, ratio: float, seed: int, epochs: list
 def parser() -> argparse.ArgumentParser:
     """The arguments."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--dataset", choices=NOISES, default="movielens_100k")
+    made.add_argument("--noise", default="0.3", help="a ratio of injected noise, or `natural` where there are ratings")
     made.add_argument("--backbone", choices=BACKBONES, default="mf")
-    made.add_argument("--ratio", type=float, default=0.3)
     made.add_argument("--seeds", type=int, nargs="+", default=SEEDS[:3])
     made.add_argument("--epochs", type=int, nargs="+", default=[1, 5, 10, 20, 40])
-    made.add_argument("--out", type=Path, default=OUT, help="relative to the repository")
+    made.add_argument("--out", type=Path, help="relative to the repository")
     return made
 
 

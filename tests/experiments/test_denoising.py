@@ -8,14 +8,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import _denoising
+import _denoising_data
 import denoising
 import noise_separability
 import numpy as np
 import pandas as pd
 import pytest
-from _denoising import BACKBONES, MAIN, METHODS, RATIOS, Row, described
+from _denoising import BACKBONES, MAIN, METHODS, Row, described
+from _denoising_data import DISLIKED, NATURAL, NOISES, POSITIVE
 
 from recsys.denoising.user_pools import UserPools
+from recsys.features.datasets import DatasetError
+from recsys.features.noise import INJECTED
 from recsys.features.schema import Schema
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -24,84 +28,157 @@ SETTINGS: dict[str, Any] = {"epochs": 2, "every": 1, "patience": 9, "batch_size"
 
 @pytest.fixture(scope="module", autouse=True)
 def toys() -> Any:
-    """Ratings of films that a user likes by parity, in place of the data set."""
+    """Ratings of films that a user likes by parity, and some of others, in place of the data set."""
     random = np.random.default_rng(0)
     user = np.repeat(np.arange(40), 25)
     item = 2 * random.integers(0, 30, len(user)) + user % 2
     events = pd.DataFrame({"user_id": user, "item_id": item, "rating": random.integers(3, 6, len(user))})
-    events = events.drop_duplicates(["user_id", "item_id"]).assign(timestamp=1)
-    source = SimpleNamespace(schema=Schema(name="toy"), events=events, items=None, users=None)
+    low = pd.DataFrame({"user_id": np.arange(40), "item_id": random.integers(0, 60, 40), "rating": 1})
+    events = pd.concat([events, low]).drop_duplicates(["user_id", "item_id"]).assign(timestamp=1)
+    schema = Schema.parse({"name": "toy", "events": {"weight": "rating"}})
+    source = SimpleNamespace(schema=schema, events=events, items=None, users=None)
+    places = SimpleNamespace(schema=Schema(name="places"), events=events.drop(columns="rating"), items=None, users=None)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_denoising, "load_dataset", lambda name: source)
-        _denoising.positives.cache_clear()
+        patch.setattr(_denoising_data, "load_dataset", {"movielens_100k": source, "gowalla": places}.__getitem__)
+        _denoising_data.positives.cache_clear()
         yield
-    _denoising.positives.cache_clear()
+    _denoising_data.positives.cache_clear()
 
 
-@pytest.mark.parametrize("row", [Row("mf", m, 0.3) for m in METHODS] + [Row("lightgcn", "pld", 0.3)], ids=str)
-def test_every_method_trains_and_is_judged(row: Row) -> None:
-    found = _denoising.train(row, 2024, SETTINGS)
+ML = "movielens_100k"
+
+
+def row(backbone: str, method: str, noise: str = "0.3", dataset: str = ML) -> Row:
+    return Row(dataset, noise, backbone, method)
+
+
+ROWS = [
+    *(row("mf", method) for method in METHODS),
+    row("lightgcn", "pld"),
+    row("mf", "pld", NATURAL),
+    row("mf", "oracle", NATURAL),
+    row("lightgcn", "plain", dataset="gowalla"),
+]
+
+
+@pytest.mark.parametrize("of", ROWS, ids=str)
+def test_every_method_trains_and_is_judged(of: Row) -> None:
+    found = _denoising.train(of, 2024, SETTINGS)
     metrics = found["metrics"]
     assert all(0 <= metrics[name] <= 1 for name in denoising.COLUMNS if name in metrics)
     assert metrics["recall_ceiling"] == 1 and metrics["NDCG-all@20"] <= metrics["NDCG@20"] + 1e-6
     assert len(found["curves"]["loss"]) == 2 and found["best_epoch"] in (1, 2)
     shares = found["curves"]["injected_pool_share"]
-    assert max(shares) == 0 if METHODS[row.method].clean else min(shares) > 0.1
+    assert max(shares) == 0 if METHODS[of.method].clean else min(shares) > 0.03
 
 
 def test_only_high_ratings_of_users_with_enough_of_them_are_kept() -> None:
-    log = _denoising.positives(1)
+    log = _denoising_data.positives(ML, 1)
     counts = np.diff(log.offsets)[1:]
-    assert counts.min() >= _denoising.LEAST and log.n_users < 41
-    again, other = _denoising.positives(1), _denoising.positives(2)
+    assert counts.min() >= _denoising_data.LEAST and log.n_users < 41 and log.columns["weight"].min() == POSITIVE
+    again, other = _denoising_data.positives(ML, 1), _denoising_data.positives(ML, 2)
     assert again is log and sorted(other.to_frame()["item_id"]) == sorted(log.to_frame()["item_id"])
     assert other.item_id.tolist() != log.item_id.tolist()
+    assert _denoising_data.positives("gowalla", 1).n_events > log.n_events
 
 
 def test_all_methods_of_a_seed_have_the_same_parts_and_noise() -> None:
     one, other, third, clean = (
-        _denoising.Positives(ratio, seed, 64, UserPools(size)).split
-        for ratio, seed, size in ((0.3, 1, 1), (0.3, 1, 5), (0.3, 2, 5), (0.0, 1, 1))
+        _denoising_data.Positives(ML, noise, seed, 64, UserPools(size)).split
+        for noise, seed, size in (("0.3", 1, 1), ("0.3", 1, 5), ("0.3", 2, 5), ("0.0", 1, 1))
     )
     assert one.hash == other.hash != third.hash
     assert np.array_equal(one.log.item_id[one.test.targets()], clean.log.item_id[clean.test.targets()])
     assert one.facts["injected_events"] > 0 == clean.facts["injected_events"]
 
 
+def test_natural_noise_trains_and_does_not_validate_nor_test() -> None:
+    """The parts of the positives are those without noise; low ratings train, and the lowest are noise."""
+    noisy, clean = (_denoising_data.Positives(ML, NATURAL, 1, 64, UserPools(), clean).split for clean in (False, True))
+    plain = _denoising_data.Positives(ML, "0.0", 1, 64, UserPools()).split
+    frame, rating = noisy.log.to_frame(), np.asarray(noisy.log.columns["weight"])
+
+    def of(split, start, end, keep=lambda rating: rating > 0):  # type: ignore[no-untyped-def]
+        """Raw pairs of some events."""
+        places = np.concatenate([np.arange(a, b) for a, b in zip(start, end, strict=True)])
+        made = split.log.to_frame().iloc[places[keep(np.asarray(split.log.columns["weight"])[places])]]
+        return set(zip(made["user_id"], made["item_id"], strict=True))
+
+    for part in ("validation", "test"):
+        noisy_part, plain_part = getattr(noisy, part), getattr(plain, part)
+        found = of(noisy, noisy_part.target_start, noisy_part.target_end)
+        assert found == of(plain, plain_part.target_start, plain_part.target_end) and len(found) > 40
+    trained = of(noisy, noisy.train_start, noisy.train_end)
+    assert of(noisy, noisy.train_start, noisy.train_end, lambda r: r >= POSITIVE) == of(
+        plain, plain.train_start, plain.train_end
+    )
+    lows = frame[rating < POSITIVE]
+    assert trained >= set(zip(lows["user_id"], lows["item_id"], strict=True))
+    noise = frame[rating <= DISLIKED]
+    assert noisy.facts["noisy_events"] == len(noise) == noisy.log.columns[INJECTED].sum() > 0
+    of_clean = of(clean, clean.train_start, clean.train_end)
+    assert of_clean == trained - set(zip(noise["user_id"], noise["item_id"], strict=True)) and clean.log is noisy.log
+
+
 def test_rows_are_selected_by_globs_the_main_table_first() -> None:
-    rows = denoising.selected("*", "*", RATIOS)
-    assert len(rows) == len(BACKBONES) * len(METHODS) * len(RATIOS) == len(set(rows))
-    assert {row.method for row in rows[: len(BACKBONES) * len(MAIN) * len(RATIOS)]} == set(MAIN)
-    assert {row.method for row in denoising.selected("mf", "bce*", [0.1])} == {"bce", "bce_r_ce", "bce_t_ce", "bce_pld"}
+    rows, tables = denoising.selected("*", "*", "*", "*"), len(BACKBONES) * sum(map(len, NOISES.values()))
+    assert len(rows) == len(METHODS) * tables == len(set(rows))
+    assert {row.method for row in rows[: len(MAIN) * tables]} == set(MAIN)
+    methods = {row.method for row in denoising.selected(ML, "0.1", "mf", "bce*")}
+    assert methods == {"bce", "bce_r_ce", "bce_t_ce", "bce_pld"}
+    assert not denoising.selected("gowalla", NATURAL, "*", "*")
+
+
+def test_a_data_set_that_is_not_there_is_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(name: str) -> None:
+        if name == "gowalla":
+            raise DatasetError("gowalla: no folder")
+
+    monkeypatch.setattr("recsys.features.datasets.load_dataset", load)
+    rows = [row("mf", "pld"), row("mf", "pld", dataset="gowalla")]
+    assert denoising.present(rows) == rows[:1]
+    assert "left out: gowalla: no folder" in capsys.readouterr().out
 
 
 def test_a_study_writes_rows_and_a_table_and_skips_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(denoising, "ROOT", tmp_path)
-    monkeypatch.setattr(denoising, "SETTINGS", SETTINGS)
-    words = ["--backbone", "mf", "--method", "pld", "--ratio", "0.3", "--seeds", "2024", "2025"]
+    monkeypatch.setattr(denoising, "SETTINGS", {ML: SETTINGS})
+    monkeypatch.setattr(denoising, "present", lambda rows: rows)
+    words = ["--dataset", ML, "--noise", "0.3", "--backbone", "mf", "--method", "pld", "--seeds", "2024", "2025"]
     assert denoising.main(words) == 0
     path = tmp_path / denoising.RESULTS / "movielens_100k" / "noise_0.3" / "mf_pld.json"
     content = json.loads(path.read_text(encoding="utf-8"))
     assert content["seeds"] == [2024, 2025] and len(content["metrics"]["Recall@20"]["values"]) == 2
     assert content["metrics"]["Recall@20"]["mean"] == pytest.approx(np.mean(content["metrics"]["Recall@20"]["values"]))
+    assert content["command"] == f"python experiments/denoising.py {' '.join(words)}"
     assert "| pld |" in (tmp_path / denoising.RESULTS / "DENOISING.md").read_text(encoding="utf-8")
     monkeypatch.setattr(denoising, "train", lambda *_: pytest.fail("it was done"))
     assert denoising.main(words) == 0
     capsys.readouterr()
     assert denoising.main([*words, "--list"]) == 0
-    assert capsys.readouterr().out.split() == ["done", "noise_0.3/mf_pld/2024", "done", "noise_0.3/mf_pld/2025"]
-    monkeypatch.setattr(denoising, "SETTINGS", SETTINGS | {"lr": 0.02})
+    assert capsys.readouterr().out.split() == [
+        *("done", f"{ML}/noise_0.3/mf_pld/2024"),
+        *("done", f"{ML}/noise_0.3/mf_pld/2025"),
+    ]
+    monkeypatch.setattr(denoising, "SETTINGS", {ML: SETTINGS | {"lr": 0.02}})
     assert denoising.main([*words, "--list"]) == 0
     assert capsys.readouterr().out.split()[0] == "new"  # other settings
 
 
-def test_separability_is_measured_while_training_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("noise", ["0.3", NATURAL])
+def test_separability_is_measured_while_training_goes_on(
+    noise: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(noise_separability, "ROOT", tmp_path)
-    words = ["--seeds", "1", "--epochs", "1", "6", "--ratio", "0.3", "--out", "separability.json"]
+    words = ["--seeds", "1", "--epochs", "1", "6", "--noise", noise]
     assert noise_separability.main(words) == 0
-    content = json.loads((tmp_path / "separability.json").read_text(encoding="utf-8"))
+    content = json.loads(
+        (tmp_path / noise_separability.RESULTS / ML / f"separability_{noise}_mf.json").read_text(encoding="utf-8")
+    )
     assert content["command"] == f"python experiments/noise_separability.py {' '.join(words)}"
     areas = content["areas"]
     assert areas.keys() == {"bpr", "bce"} and areas["bpr"].keys() == {"1", "6"}
