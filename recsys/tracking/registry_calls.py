@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
-from recsys.tracking.mlflow_store import URI_VARIABLE, TrackingError
+from recsys.tracking.mlflow_store import URI_VARIABLE, TrackingError, quiet
 from recsys.tracking.redaction import without_secrets
 
 T = TypeVar("T")
@@ -73,3 +74,17 @@ def called(uri: str, call: Callable[..., T], *arguments: object, **named: object
                 f"store, `{URI_VARIABLE}` names another"
             ) from error
     raise AssertionError("the last try returns or raises")
+
+
+@contextmanager
+def default_store(uri: str) -> Iterator[None]:
+    """Meanwhile MLflow itself uses the store at `uri`, where it takes no client: to load a model by its name, say."""
+    quiet()
+    import mlflow
+
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: as if none had ever been set
