@@ -187,7 +187,7 @@ class BundleServer:
                 "item_id": pd.Series(item.astype(str), dtype=str),
                 "rank": np.concatenate([np.zeros(0, dtype=np.int64), *ranks])[order],
                 "score": np.concatenate([np.zeros(0), *scores])[order],
-                "model_version": pd.Series([self.version], dtype=str).repeat(len(row)).to_numpy(),
+                "model_version": pd.Series([self.version] * len(row), dtype=str),
             }
         )
 

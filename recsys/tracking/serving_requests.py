@@ -119,6 +119,8 @@ def named(words: Sequence[str], shown: int = 5) -> str:
 
 def _encoded(vocabulary: Vocabulary, words: pa.Array) -> NDArray[np.int64]:
     """Ids 1..n; 0 for what the vocabulary does not know."""
+    if not len(words):
+        return np.zeros(0, dtype=np.int64)
     if vocabulary.values.dtype == np.int64:
         integer = pc.match_substring_regex(words, _INTEGER).fill_null(False)
         numbers = pc.if_else(integer, words, "0").cast(pa.int64()).to_numpy(zero_copy_only=False)
