@@ -136,9 +136,12 @@ def test_numbers_are_those_of_the_files(searched: RunFolder, of: str) -> None:
                 f"{means['Coverage@5']:.4f}",
             ]
         apart = compare_evaluations(files["LexicalBM25", task], files["SynerGen", task])["NDCG@5"].difference
-        says = f"{task}, SynerGen: {apart.mean:+.4f} ({apart.low:+.4f} to {apart.high:+.4f}) against LexicalBM25: "
-        (end,) = (line.removeprefix(says) for line in page.text.splitlines() if line.startswith(says))
-        assert end == ("worse." if apart.high < 0 else "better." if apart.low > 0 else "no difference is shown.")
+        says = rf"{task}, SynerGen: (\S+) \((\S+) to (\S+)\) against LexicalBM25: (.+)\."
+        (line,) = (found for line in page.text.splitlines() if (found := re.fullmatch(says, line)))
+        assert line[1] == f"{apart.mean:+.4f}"
+        width = apart.high - apart.low  # the bootstrap draws anew where other metrics come along
+        assert [float(line[2]), float(line[3])] == pytest.approx([apart.low, apart.high], abs=0.05 * width)
+        assert line[4] == ("worse" if apart.high < 0 else "better" if apart.low > 0 else "no difference is shown")
 
 
 def test_details_and_slices_are_those_of_the_files(searched: RunFolder) -> None:
@@ -153,12 +156,19 @@ def test_details_and_slices_are_those_of_the_files(searched: RunFolder) -> None:
         for name, interval in own.summary().items():
             assert metrics[name][1:] == [f"{interval.low:.4f}", f"{interval.high:.4f}"]
         compared = table(page, f"{task.capitalize()}: differences to LexicalBM25")
-        for name, apart in compare_evaluations(best, own).items():
-            if name.startswith(("HR", "NDCG", "MRR", "Recall")):
-                values = (apart.second, apart.first, apart.difference.mean, apart.difference.low, apart.difference.high)
-                signs = ("", "", "+", "+", "+")
-                expected = [format(value, f"{sign}.4f") for value, sign in zip(values, signs, strict=True)]
-                assert compared[f"SynerGen, {name}"] == [*expected, f"{apart.p_value:.4f}"]
+        every = compare_evaluations(best, own)
+        names = [name for name in every if name.startswith(("HR", "NDCG", "MRR", "Recall"))]
+        assert len(names) == 8 and [row for row in compared if row.startswith("SynerGen,")] == [
+            f"SynerGen, {name}" for name in names
+        ]
+        for name in names:
+            apart, cells = every[name], compared[f"SynerGen, {name}"]
+            difference = apart.difference
+            assert cells[:3] == [f"{apart.second:.4f}", f"{apart.first:.4f}", f"{difference.mean:+.4f}"]
+            assert [float(cell) for cell in cells[3:5]] == pytest.approx(
+                [difference.low, difference.high], abs=0.05 * (difference.high - difference.low)
+            )
+            assert float(cells[5]) == pytest.approx(apart.p_value, abs=0.02)
         for frame, title in (
             (recall_by_group(own, 5), "{} items, Recall@5"),
             (by_history_length(own, "NDCG@5"), "{} events, NDCG@5"),

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from recsys.evaluation.intervals import Comparison, Interval
 from recsys.evaluation.report import by_rules
@@ -12,6 +15,9 @@ from recsys.evaluation.result import Evaluation, EvaluationError, compare_evalua
 
 KINDS = ("HR", "NDCG", "Coverage")
 """Metrics of the first table, at the shortest list length."""
+COMPARED = ("HR", "Recall", "NDCG", "MRR")
+"""Metrics that are compared with the best baseline. They take few values, and so a bootstrap of any number of users is
+quick; debiased ones take as many as there are users."""
 
 
 @dataclass(frozen=True)
@@ -119,4 +125,10 @@ def _difference(own: Judged, baselines: Sequence[Judged]) -> dict[str, Compariso
         raise EvaluationError("there is no baseline to compare with")
     if not own.intervals:
         raise EvaluationError("no request could be judged")
-    return compare_evaluations(baselines[0].evaluation, own.evaluation)
+    return compare_evaluations(
+        *(replace(one, metrics=_compared(one)) for one in (baselines[0].evaluation, own.evaluation))
+    )
+
+
+def _compared(evaluation: Evaluation) -> dict[str, NDArray[np.float32]]:
+    return {name: values for name, values in evaluation.metrics.items() if name.partition("@")[0] in COMPARED}

@@ -22,9 +22,6 @@ from recsys.tracking.cards.document import (
 )
 from recsys.tracking.cards.judged import KINDS, Group, Judged
 
-COMPARED = ("HR", "Recall", "NDCG", "MRR")
-"""Metrics whose differences the page shows."""
-
 
 def protocol_section(groups: Sequence[Group], part: str) -> Section:
     """How the numbers came about.
@@ -137,10 +134,9 @@ def _differences(group: Group) -> Table:
     rows: list[tuple[Words, ...]] = []
     for own in group.own:
         for name, found in group.differences.get(own.model, {}).items():
-            if name.partition("@")[0] in COMPARED:
-                d = found.difference
-                ends = (f"{d.mean:+.4f}", f"{d.low:+.4f}", f"{d.high:+.4f}", f"{found.p_value:.4f}")
-                rows.append((f"{own.model}, {name}", f"{found.second:.4f}", f"{found.first:.4f}", *ends))
+            d = found.difference
+            ends = (f"{d.mean:+.4f}", f"{d.low:+.4f}", f"{d.high:+.4f}", f"{found.p_value:.4f}")
+            rows.append((f"{own.model}, {name}", f"{found.second:.4f}", f"{found.first:.4f}", *ends))
     caption = (
         f"{capital(group.name)}: differences to {group.best.model}, the best baseline by {group.metric}, with 95 % "
         "intervals and p-values, not corrected for their number"
