@@ -45,12 +45,12 @@ def frozen() -> EvaluationSet:
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with a store that everything in this module writes to."""
     folder = tmp_path_factory.mktemp("store")
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(f"sqlite:///{folder / 'mlflow.db'}")
-    mlflow.set_experiment(experiment_id=mlflow.create_experiment("foreign", artifact_location=str(folder / "files")))
-    yield folder
-    mlflow.set_tracking_uri(before)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("foreign", str(folder / "files")))
+        yield folder
 
 
 class Foreign(mlflow.pyfunc.PythonModel):
