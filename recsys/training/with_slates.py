@@ -20,7 +20,7 @@ from recsys.training.objective import Apart, Objective, ObjectiveError, checked
 from recsys.training.table_optimizers import OptimizerFactory
 from recsys.unbiased.click_loss import ClickLoss
 from recsys.unbiased.dual_learning import DualLearning
-from recsys.unbiased.identifiability import position_r2
+from recsys.unbiased.identifiability import scores_r2
 from recsys.unbiased.shown_lists import ShownLists
 
 
@@ -96,7 +96,7 @@ class WithSlates(Objective):
         assert batch.slates is not None
         scores, lists = shown_scores(network, batch.slates)
         value, of_clicks = self.loss(scores, lists)
-        told = {"position_r2": scores.new_tensor(position_r2([lists]))}
+        told = {"position_r2": scores_r2(scores, lists.mask)}
         loss = loss + self.weight * value
         found = {f"slates_{name}": part for name, part in (of_clicks | told).items()}
         return LossOutput(loss, parts | found | {"loss": loss.detach()})

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from recsys.losses.ranks import total
 from recsys.unbiased.shown_lists import ShownLists
 
 TOO_PREDICTABLE = 0.6
@@ -46,6 +47,30 @@ def position_r2(batches: Iterable[ShownLists]) -> float:
     # The pseudo-inverse allows features that are sums of others.
     inverse = torch.linalg.pinv(correlations[:-1, :-1], rtol=1e-10, hermitian=True)
     return float((correlations[:-1, -1] @ inverse @ correlations[:-1, -1]).clamp(0, 1))
+
+
+def scores_r2(scores: Tensor, mask: Tensor) -> Tensor:
+    """What `position_r2` gives where a document's one feature is its score; within `across_ranks`, of all ranks' lists.
+
+    Args:
+        scores: `[B, L]` in shown order.
+        mask: `[B, L]` bool, false where a list is shorter.
+
+    Returns:
+        Scalar float32 between 0 and 1; 0 where no list has two documents, or all of its scores are equal.
+
+    Example:
+        >>> scores_r2(torch.tensor([[2.0, 1.0, 0.0]]), torch.ones(1, 3, dtype=torch.bool))
+        tensor(1.)
+    """
+    at = torch.arange(scores.shape[1], dtype=torch.float64, device=scores.device).expand(scores.shape)
+    columns = torch.stack([scores.detach().double(), at]) * mask
+    centred = (columns - columns.sum(-1, keepdim=True) / mask.sum(-1, keepdim=True).clamp(min=1)) * mask
+    own, with_place, of_place = total(
+        torch.stack([(centred[i] * centred[j]).sum() for i, j in ((0, 0), (0, 1), (1, 1))])
+    )
+    tiny = torch.finfo(own.dtype).tiny
+    return (with_place.square() / (own * of_place).clamp(min=tiny)).clamp(max=1).float()
 
 
 def places_elsewhere(item: Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch.distributed._shard.sharded_tensor import ShardedTensor
 
 from recsys.features.masking import RandomMasking
 from recsys.features.negatives import Uniform
+from recsys.features.slate_table import SlateTable
 from recsys.features.splits import LeaveLastOut
 from recsys.losses.full_softmax import FullSoftmax
 from recsys.models.network import SequenceNetwork
@@ -34,6 +35,8 @@ from recsys.training.objective import Objective, RetrievalObjective
 from recsys.training.row_wise_adagrad import RowWiseAdagrad
 from recsys.training.sharding_plan import TableRule
 from recsys.training.torchrec_strategy import TorchRecStrategy
+from recsys.training.with_slates import WithSlates
+from recsys.unbiased.dual_learning import DualLearning
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
 USERS, BATCH, EPOCHS = 37, 12, 3
@@ -55,6 +58,7 @@ def write_log(folder: Path) -> None:
     asked = random.random(len(user)) < 0.4
     events["query"] = pd.Series([title.split()[random.integers(3)] for title in titles[item]]).where(asked)
     events.to_parquet(folder / "events.parquet")
+    write_slates(folder / "slates.parquet", events)
     tags = [[str(tag) for tag in random.integers(0, 9, random.integers(0, 4))] for _ in range(50)]
     pd.DataFrame({"item_id": np.arange(50), "tags": tags, "title": titles}).to_parquet(folder / "items.parquet")
     schema = {
@@ -70,11 +74,24 @@ def write_log(folder: Path) -> None:
     (folder / "with_users.yaml").write_text(yaml.safe_dump(schema | {"user_table": {}}))
 
 
-def log_data(folder: Path, batch_size: int = BATCH, schema: str = "schema") -> EventLogData:
+def write_slates(path: Path, events: pd.DataFrame) -> None:
+    """Slates of 2 to 5 items at the times of some of the events, a few of them searches."""
+    random = np.random.default_rng(1)
+    heads = events.sample(90, random_state=1).reset_index(drop=True)
+    lengths = random.integers(2, 6, len(heads))
+    shown = heads.loc[np.repeat(heads.index, lengths), ["user_id", "timestamp", "query"]]
+    shown = shown.assign(request_id=shown.index, position=np.concatenate([np.arange(1, n + 1) for n in lengths]))
+    shown["item_id"] = np.concatenate([random.permutation(50)[:n] for n in lengths])
+    shown.assign(clicked=(random.random(len(shown)) < 0.4).astype(int)).to_parquet(path)
+
+
+def log_data(
+    folder: Path, batch_size: int = BATCH, schema: str = "schema", slates: SlateTable | None = None
+) -> EventLogData:
     files = {name: str(folder / f"{name}.parquet") for name in ("events", "items")}
     return EventLogData(
         schema=str(folder / f"{schema}.yaml"), **files, cache=str(folder / "cache"), split=LeaveLastOut(),
-        batch_size=batch_size, max_length=10,
+        batch_size=batch_size, max_length=10, slates=slates,
     )  # fmt: skip
 
 
@@ -97,6 +114,10 @@ def joint() -> Objective:
 
 def with_auxiliary() -> Objective:
     return WithAuxiliary(retrieval(), [FeatureMaskingSSL(RandomMasking(), weight=0.5, n=16)])
+
+
+def with_slates() -> Objective:
+    return WithSlates(joint(), DualLearning(5), propensity_optimizer=partial(torch.optim.SGD, lr=0.5))
 
 
 def softmax() -> Objective:

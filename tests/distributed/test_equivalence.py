@@ -34,6 +34,7 @@ CASES = {
     "single_windows": "single_windows",
     "auxiliary": "auxiliary",
     "replicated_auxiliary": "replicated_auxiliary",
+    "slates": "slates",
 }
 """Case -> the case of one rank that it equals; all ways of sharding with one optimizer equal each other."""
 
@@ -62,6 +63,12 @@ def test_means_of_bags_do_not_depend_on_what_else_the_collection_has(one: Ranks)
 
 def test_a_job_without_the_strategy_is_the_same(one: Ranks) -> None:
     assert_alike(one["unsharded"], one["row_wise"])
+
+
+def test_propensities_are_learned_by_all_ranks(one: Ranks) -> None:
+    found, name = one["slates"], "objective.loss.propensity.free"
+    moved = found["weights"][name] - found["initial"][name]
+    assert float(moved.abs().min()) > 100 * CLOSE and "train/slates_position_r2" in found["logged"]
 
 
 @pytest.mark.parametrize("world", ["two", "three"])

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from recsys.features.batching import histories
+from recsys.features.slate_table import SlateTable
 from recsys.retrieval.sharded import ShardedRanker
 from recsys.training.sharding_plan import TableRule
 from tests.distributed.jobs import (
@@ -20,6 +21,7 @@ from tests.distributed.jobs import (
     RANK,
     WORLD,
     Losses,
+    decoder,
     joint,
     log_data,
     of_ranks,
@@ -30,6 +32,7 @@ from tests.distributed.jobs import (
     two_towers,
     whole,
     with_auxiliary,
+    with_slates,
 )
 
 CLIP = 0.02
@@ -73,6 +76,7 @@ def fit(
     start: Start | None = None,
     batch_size: int = 12,
     schema: str = "schema",
+    slates: SlateTable | None = None,
     callbacks: Sequence[L.Callback] = (),
     **arguments: Any,
 ) -> dict[str, Any]:
@@ -81,7 +85,7 @@ def fit(
     limits = {name: arguments.pop(name) for name in ("max_epochs", "max_steps", "precision") if name in arguments}
     module = recommender(**arguments)
     job = trainer(strategy, [losses, start, *callbacks], gradient_clip_val=CLIP, **limits)
-    job.fit(module, datamodule=log_data(folder, batch_size, schema))
+    job.fit(module, datamodule=log_data(folder, batch_size, schema, slates))
     return {
         "losses": losses.values,
         "rates": losses.rates,
@@ -154,6 +158,15 @@ def auxiliary(name: str) -> Any:
     return lambda folder: fit(folder, {"rules": rules(*kinds)}, **beside(), **optimizer)
 
 
+def slates(folder: Path) -> dict[str, Any]:
+    kinds, optimizer = AUXILIARY["auxiliary"]
+    table = SlateTable(str(folder / "slates.parquet"), batch_size=7, query="query")
+    network = partial(decoder, ranking=True)
+    job: dict[str, Any] = {"objective": with_slates(), "network": network, "max_epochs": 2, "slates": table}
+    # Adam would make whole steps of gradients that are rounding, as those of a ranking head that starts at zero.
+    return fit(folder, {"rules": rules(*kinds)}, optimizer=partial(torch.optim.SGD, lr=0.1), **job, **optimizer)
+
+
 def unsharded_auxiliary(folder: Path) -> dict[str, Any]:
     """The same without the strategy."""
     found = {}
@@ -190,6 +203,7 @@ EVERYWHERE = {
     "full_softmax": full_softmax,
     "two_tower": two_tower,
     "single_windows": single_windows,
+    "slates": slates,
 } | {name: auxiliary(name) for name in AUXILIARY}
 ALONE = {
     "unsharded": unsharded,

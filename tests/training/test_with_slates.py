@@ -40,7 +40,7 @@ from recsys.training.spread_out import SpreadOut
 from recsys.training.with_slates import WithSlates, shown_scores
 from recsys.unbiased.click_loss import ClickLoss
 from recsys.unbiased.dual_learning import DualLearning
-from recsys.unbiased.identifiability import PositionConfounded, position_r2
+from recsys.unbiased.identifiability import PositionConfounded, position_r2, scores_r2
 from recsys.unbiased.inverse_propensity import InversePropensity, NaiveClicks
 from recsys.unbiased.regression_em import RegressionEM
 from tests.distributed.jobs import Losses
@@ -392,6 +392,19 @@ def test_slates_that_stand_in_one_order_are_warned_of(folder: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", PositionConfounded)
         of(frame).train_dataloader()
+
+
+def test_what_scores_tell_of_positions_is_a_regression_on_them() -> None:
+    network, batch = made()
+    assert batch.slates is not None
+    scores, lists = shown_scores(network, batch.slates)
+    mask = lists.mask & (torch.rand(scores.shape, generator=torch.Generator().manual_seed(0)) < 0.8)
+    expected = position_r2([lists._replace(features=scores.detach().unsqueeze(-1) * mask.unsqueeze(-1), mask=mask)])
+    assert (
+        scores_r2(scores, mask).item() == pytest.approx(expected, rel=1e-6)
+        and not scores_r2(scores, mask).requires_grad
+    )
+    assert scores_r2(torch.zeros_like(scores), mask) == scores_r2(scores, torch.zeros_like(mask)) == 0
 
 
 def test_retrieval_objectives_take_slates_too() -> None:
