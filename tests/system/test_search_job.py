@@ -130,6 +130,14 @@ def test_each_task_and_stage_is_judged(shop: Path, printed: str) -> None:
 
 
 @pytest.mark.usefixtures("printed")
+def test_the_run_leaves_its_card(shop: Path) -> None:
+    card = (shop / "run" / "model_card.md").read_text()
+    assert ", finished\n" in card, "made when the record is complete"
+    assert "\nRecommendation: " in card and "\nSearch: " in card and "LexicalBM25" in card
+    assert "Expected calibration error" in (shop / "run" / "model_card.html").read_text()
+
+
+@pytest.mark.usefixtures("printed")
 def test_mlflow_knows_all_of_it(shop: Path) -> None:
     with sqlite3.connect(shop / "mlflow.db") as store:
         keys = {key for (key,) in store.execute("SELECT DISTINCT key FROM metrics")}
