@@ -28,6 +28,18 @@ TITLES = {
         "Trust bias, browsing and cascade, at severity 1. Propensities depend on the position alone, which these users "
         "do not; `ipw_true` knows the mean chance of each position.",
     ),
+    "switch": (
+        "position bias that grows in mid-training",
+        "Dual learning with one optimizer for both parts; in the middle of the training users become those of severity "
+        "2, by which the end is judged.",
+    ),
+    "slates": (
+        "slates of films",
+        "SynerGen's ranking head beside retrieval, on logged slates over the histories of MovieLens-100K. The grades "
+        "are those of the matrix factorization that completes the ratings; the production ranker orders films by "
+        "popularity and noise. Users without slates are tested, on lists of random films. `R²` is how "
+        "much of the shown position the places of a film in other slates tell.",
+    ),
 }
 
 
@@ -42,14 +54,14 @@ def dual_learning_part(results: Path) -> list[str]:
         return []
     parts = [
         "## Clicks biased by position",
-        "Simulated sessions over synthetic queries with known grades; the production ranker shows ten documents, and "
-        "all documents of the test queries are ranked and judged by their true grades. Mean ± standard deviation over "
-        "seeds; brackets hold 95 % intervals of a paired bootstrap over the test queries. Lists without a click are "
-        "left out, but for `regression_em`.",
+        "Simulated sessions over lists with known grades, of synthetic queries where nothing else is said; the "
+        "production ranker shows ten documents, and all of the test lists are ranked and judged by their true grades. "
+        "Mean ± standard deviation over seeds; brackets hold 95 % intervals of a paired bootstrap over the test lists. "
+        "Lists without a click are left out, but for `regression_em`.",
     ]
     for name, content in tables.items():
         title, meaning = TITLES[name]
-        parts += [f"### {title}", meaning, _scores(content["rows"]), _curves(content["rows"])]
+        parts += [f"### {title}", meaning, _scores(content["rows"]), _curves(content["rows"]), _course(content["rows"])]
     parts += [f"![{path.stem}]({FOLDER}/{path.name})" for path in sorted((results / FOLDER).glob("*.png"))]
     machine = next(iter(tables.values()))["machine"]
     commands = "\n".join(dict.fromkeys(content["command"] for content in tables.values()))
@@ -113,3 +125,18 @@ def _curves(rows: Sequence[Content]) -> str:
     positions = [str(position) for position in range(2, len(lines[0]) - len(HEAD))]
     table = markdown([*HEAD, *positions, "log error, by clicks", "relative error"], lines)
     return f"Examination against position 1:\n\n{table}"
+
+
+def _course(rows: Sequence[Content]) -> str:
+    """Propensities along a training whose users change."""
+    lines = [
+        [row["method"], f"{look['step']:,}", *(f"{value:.3f}" for value in look[name][1:]), error]
+        for row in rows
+        for look in row.get("followed", [])
+        for name, error in (("truth", ""), ("propensities", f"{look['log_error']:.4f}"))
+    ]
+    if not lines:
+        return ""
+    positions = [str(position) for position in range(2, len(lines[0]) - 1)]
+    table = markdown(["method", "step", *positions, "log error, by clicks"], lines)
+    return f"Along the training, the truth above what was found:\n\n{table}"

@@ -3,6 +3,8 @@
     severity   methods at five severities of position bias, and the propensities that they find
     ranker     strength of the production ranker and number of sessions: where dual learning stops to help
     users      users whose examination depends on more than the position
+    switch     position bias that becomes more severe in mid-training, and how fast propensities follow
+    slates     SynerGen's ranking head on slates of films, whose relevance is that of completed ratings
 
 Each cell is a training of one seed and is kept in `--cells`: what is finished is skipped, so that Ctrl-C and the same
 command go on. Tables are written from the cells that are there.
@@ -19,9 +21,10 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from fnmatch import fnmatch
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +32,12 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import torch
 from _dla_cells import SMOKE, Cell, Size, cells, run
+from _dla_pictures import draw_settings, draw_switch
+from _dla_slates import SMOKE as SMOKE_SLATES
+from _dla_slates import SlateSize, run_slates, slate_cells
+from _dla_switch import run_switch, switch_cells, switch_table
 from _dla_tables import table
 from _record import STACK, command, machine, versions
-
-from recsys.evaluation.plots import propensity_curves
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "dual_learning"
@@ -53,54 +58,73 @@ def main() -> None:
         given.results = given.cells / "results"
         shutil.rmtree(given.cells, ignore_errors=True)
     torch.set_num_threads(1)
-    size = SMOKE if given.smoke else Size()
-    tables = {name: made for name, made in cells(given.seeds).items() if fnmatch(name, given.table)}
-    wanted = [cell for cell in dict.fromkeys(chain(*tables.values())) if fnmatch(cell.name, given.cell)]
+    tables = {name: made for name, made in all_tables(given.seeds, given.smoke).items() if fnmatch(name, given.table)}
+    owner = {cell: made for made in tables.values() for cell in made.cells if fnmatch(cell.name, given.cell)}
     # Seed by seed, so that an interrupted study has all methods of the first seeds.
-    wanted.sort(key=lambda cell: cell.seed)
-    todo = [cell for cell in wanted if read(given.cells, cell, size) is None]
+    wanted = sorted(owner, key=lambda cell: cell.seed)
+    todo = [cell for cell in wanted if read(given.cells, cell, owner[cell].size) is None]
     print(f"{len(wanted)} cells, {len(todo)} to do", flush=True)
     if given.list:
         print(*(f"{'to do' if cell in todo else 'done '} {cell.name}" for cell in wanted), sep="\n")
         return
     for number, cell in enumerate(todo, start=1):
         started = time.perf_counter()
-        write_json(given.cells / f"{cell.name}.json", run(cell, size))
+        write_json(given.cells / f"{cell.name}.json", owner[cell].run(cell, owner[cell].size))
         print(f"[{number}/{len(todo)}] {cell.name}: {time.perf_counter() - started:.0f} s", flush=True)
-    for name, of_table in tables.items():
-        gather(name, of_table, given.cells, given.results, size)
+    for name, made in tables.items():
+        gather(name, made, given.cells, given.results)
 
 
-def gather(name: str, of_table: list[Cell], folder: Path, results: Path, size: Size) -> None:
+@dataclass(frozen=True)
+class Table:
+    """What a table is made of.
+
+    Attributes:
+        cells: its trainings.
+        size: of each.
+        run: trains and judges one.
+        rows: from finished cells to its rows.
+        draw: its pictures.
+    """
+
+    cells: list[Cell]
+    size: Any
+    run: Callable[[Cell, Any], dict[str, Any]]
+    rows: Callable[[Sequence[Cell], Mapping[str, dict[str, Any]]], list[dict[str, Any]]] = table
+    draw: Callable[[Sequence[dict[str, Any]], Path], None] = draw_settings
+
+
+def all_tables(seeds: int, smoke: bool) -> dict[str, Table]:
+    """The tables by name."""
+    size, of_slates = (SMOKE, SMOKE_SLATES) if smoke else (Size(), SlateSize())
+    made = {name: Table(of_table, size, run) for name, of_table in cells(seeds).items()}
+    slates = Table(slate_cells(seeds, of_slates), of_slates, run_slates)
+    return made | {
+        "switch": Table(switch_cells(seeds), size, run_switch, switch_table, draw_switch),
+        "slates": replace(slates, draw=partial(draw_settings, sessions=of_slates.slates)),
+    }
+
+
+def gather(name: str, made: Table, folder: Path, results: Path) -> None:
     """Writes the JSON of a table, and the pictures of its propensities."""
-    finished = {cell.name: found for cell in of_table if (found := read(folder, cell, size)) is not None}
-    rows = table(of_table, finished)
+    finished = {cell.name: found for cell in made.cells if (found := read(folder, cell, made.size)) is not None}
+    rows = made.rows(made.cells, finished)
     if not rows:
         return
     content = {
         "table": name,
         "rows": rows,
-        "size": asdict(size),
+        "size": asdict(made.size),
         "machine": machine(),
         "versions": versions(STACK),
         "command": command(),
     }
     write_json(results / f"{name}.json", content)
-    for row in rows:
-        if row["method"] != "dual" or row["sessions"] is not None:
-            continue
-        setting = {key: row[key] for key in ("users", "eta", "ranker")}
-        beside = [r for r in rows if {k: r[k] for k in setting} == setting and r["sessions"] is None]
-        curves = {r["method"]: r["propensities"] for r in beside if "propensities" in r and r["method"] != "ipw_true"}
-        title = f"{row['users']}, severity {row['eta']:g}, {row['ranker']} production ranker"
-        picture = results / f"{row['users']}-{row['eta']:g}-{row['ranker']}.png"
-        unfinished = picture.with_suffix(".tmp")
-        propensity_curves(curves, row["examined"], title=title).savefig(unfinished, format="png", dpi=110)
-        unfinished.replace(picture)
-    print(f"wrote {name}.json: {len(finished)} of {len(set(of_table))} cells", flush=True)
+    made.draw(rows, results)
+    print(f"wrote {name}.json: {len(finished)} of {len(set(made.cells))} cells", flush=True)
 
 
-def read(folder: Path, cell: Cell, size: Size) -> dict[str, Any] | None:
+def read(folder: Path, cell: Cell, size: Any) -> dict[str, Any] | None:
     """The content of a finished cell of this size."""
     path = folder / f"{cell.name}.json"
     if not path.exists():

@@ -6,6 +6,7 @@ import json
 import math
 import sys
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import dual_learning
 import numpy as np
 import pytest
 from _dla_cells import METHODS, Cell, Size, cells, positions, run, world
+from _dla_pictures import draw_switch
+from _dla_switch import AFTER, Switched, run_switch, switch_cells, switch_table
 from _dla_tables import table
 from _report_dla import dual_learning_part
 
 from recsys.unbiased.click_models import PositionBased
+from recsys.unbiased.sessions import Sessions
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 TINY = Size(train=20, test=15, documents=12, steps=3, batch_size=16, shuffled=1000, counted=1000)
@@ -122,6 +126,38 @@ def test_the_study_goes_on_where_it_was_stopped(
     assert "![browsing-1-medium](dual_learning/browsing-1-medium.png)" in page
     assert (tmp_path / "dual_learning" / "browsing-1-medium.png").read_bytes().startswith(b"\x89PNG")
     assert f"| truth | {row['examined'][1]:.3f} |" in page
+
+
+def test_propensities_are_followed_across_a_switch(tmp_path: Path) -> None:
+    made = [replace(switch_cells(2)[0], seed=seed) for seed in (0, 1)]
+    size = replace(TINY, steps=16)
+    finished = {cell.name: run_switch(cell, size) for cell in made}
+    (row,) = switch_table(made, finished)
+    assert [look["step"] for look in row["followed"]] == list(range(1, 17))
+    before, after = (PositionBased(eta=eta).chances(10) for eta in (1.0, AFTER))
+    for look in row["followed"]:
+        chances = before if look["step"] <= 8 else after
+        assert look["truth"] == pytest.approx((chances / chances[0]).tolist())
+    look, contents = row["followed"][3], [finished[cell.name] for cell in made]
+    curves = np.array([content["followed"][3]["propensities"] for content in contents])
+    errors = np.abs(np.log(curves / look["truth"])) * contents[0]["clicks_before"]
+    assert look["log_error"] == pytest.approx(errors.sum(1).mean(), rel=1e-4)
+    assert contents[0]["propensities"] == contents[0]["followed"][-1]["propensities"]
+    draw_switch([row], tmp_path)
+    assert (tmp_path / "switch-adagrad.png").read_bytes().startswith(b"\x89PNG")
+    (tmp_path / "dual_learning").mkdir()
+    machine = {"cpu": "a", "cores": 1}
+    content = {"rows": [row], "machine": machine, "command": "c"}
+    (tmp_path / "dual_learning" / "switch.json").write_text(json.dumps(content))
+    page = "\n".join(dual_learning_part(tmp_path))
+    assert f"| adagrad | 4 | {look['propensities'][1]:.3f} |" in page
+
+
+def test_the_bias_of_users_changes_in_the_middle() -> None:
+    shown, test = world("medium", TINY).shown, world("medium", TINY).test
+    first, then = (Sessions(shown, PositionBased(eta=eta), 400, False) for eta in (0.0, 20.0))
+    clicks = [lists.click[:, 1:].sum().item() for lists in islice(Switched(first, then, 3), 5)]
+    assert min(clicks[:3]) > 50 and max(clicks[3:]) <= 2 and test.features.shape[0] == TINY.test
 
 
 def test_nothing_is_said_without_results(tmp_path: Path) -> None:
