@@ -83,7 +83,7 @@ class RecommenderModule(L.LightningModule):
             self.network = self.make_network(self._catalogue())
             self.objective.build(self._catalogue())
             if table_device() == torch.device("meta"):  # the strategy shards the tables
-                step_in_backward(self.network, self.make_table_optimizer)
+                step_in_backward(self, self.make_table_optimizer)
             if self.compiled:
                 self.network.dense_part().compile(dynamic=True)
 
