@@ -9,13 +9,14 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from recsys.features.vocabulary import Vocabulary
-from recsys.models.artefact import ArtefactError, read_manifest
+from recsys.models.artefact import MANIFEST, ArtefactError, read_manifest
 from recsys.tracking.bundle import ITEMS, SCHEMA, SERVING
 from recsys.tracking.mlflow_store import experiment_id, explained, open_client, quiet, tracking_uri
 
@@ -32,6 +33,44 @@ _NEEDED = (
 )  # fmt: skip
 
 
+@dataclass(frozen=True)
+class SavedBundle:
+    """The folder of a saved model, every file of which has been checked.
+
+    Attributes:
+        folder: where it is.
+        files: what belongs to it, paths relative to the folder.
+        facts: what its MLflow metadata say: `fingerprint` of the log and `split_hash` of the split that trained it,
+            `model_class` (import path) and `size_bytes` of the files.
+    """
+
+    folder: Path
+    files: tuple[str, ...]
+    facts: dict[str, Any]
+
+    @classmethod
+    def of(cls, folder: str | Path) -> SavedBundle:
+        """Checks the folder of a `Bundle`.
+
+        Raises:
+            ArtefactError: it holds something else, or a file is missing or altered.
+        """
+        folder = Path(folder).absolute()
+        manifest = read_manifest(folder)
+        for file in (SERVING, SCHEMA, ITEMS):
+            if file not in manifest.files:
+                raise ArtefactError(f"{folder / file}: missing; this model was saved without what serving it needs")
+        files = (MANIFEST, *manifest.files)
+        serving = json.loads((folder / SERVING).read_bytes())
+        facts = {
+            "fingerprint": serving["fingerprint"],
+            "split_hash": serving["split_hash"],
+            "model_class": manifest.class_path,
+            "size_bytes": sum((folder / name).stat().st_size for name in files),
+        }
+        return cls(folder, files, facts)
+
+
 def save_model(folder: str | Path, path: str | Path) -> None:
     """Writes a saved model as an MLflow model, without a store; `mlflow.pyfunc.load_model(path)` loads it.
 
@@ -45,13 +84,13 @@ def save_model(folder: str | Path, path: str | Path) -> None:
     quiet()
     from mlflow.models import Model
 
-    folder, path = Path(folder), Path(path).absolute()
+    path = Path(path).absolute()
     if path.exists():
         raise ArtefactError(f"{path}: exists; remove it or choose another folder")
-    metadata = facts(folder)
+    bundle = SavedBundle.of(folder)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as made:
-        _write(folder, Path(made) / NAME, Model(metadata={"recsys": metadata}), shutil.copyfile)
+        _write(bundle, Path(made) / NAME, Model(), shutil.copyfile)
         (Path(made) / NAME).replace(path)
 
 
@@ -81,42 +120,39 @@ def log_model(
         ArtefactError: `folder` is not a bundle, or a file of it is altered.
         TrackingError: the store cannot be used.
     """
-    folder, uri = Path(folder), uri or tracking_uri()
+    bundle, uri = SavedBundle.of(folder), uri or tracking_uri()
     client = open_client(uri)
     with explained(uri):
         if run_id is not None:
             experiment = client.get_run(run_id).info.experiment_id
         else:
-            experiment = experiment_id(client, uri, json.loads((folder / SCHEMA).read_bytes())["name"])
-        info = log_to(client, experiment, folder, name, run_id)
+            experiment = experiment_id(client, uri, json.loads((bundle.folder / SCHEMA).read_bytes())["name"])
+        info = log_to(client, experiment, bundle, name, run_id)
         if registered_model_name is not None:
             info.registered_model_version = _register(client, info, registered_model_name)
     return info
 
 
-def log_to(client: MlflowClient, experiment: str, folder: Path, name: str, run_id: str | None) -> ModelInfo:
+def log_to(client: MlflowClient, experiment: str, bundle: SavedBundle, name: str, run_id: str | None) -> ModelInfo:
     """Logs a saved model with an open client; see `log_model`.
 
     Raises:
-        ArtefactError: `folder` is not a bundle, or a file of it is altered.
         MlflowException: the store refuses; the logged model is then marked as failed.
     """
     from mlflow.entities import LoggedModelOutput
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    own = facts(folder)
-    logged = client.create_logged_model(experiment, name, run_id, model_type=own["model_class"])
+    logged = client.create_logged_model(experiment, name, run_id, model_type=bundle.facts["model_class"])
     model = Model(
         artifact_path=logged.artifact_location,
         run_id=run_id,
         model_uuid=logged.model_id,
         model_id=logged.model_id,
-        metadata={"recsys": own},
     )
     try:
         with tempfile.TemporaryDirectory() as made:
-            _write(folder.absolute(), Path(made) / NAME, model, os.symlink)  # stores read through links
+            _write(bundle, Path(made) / NAME, model, os.symlink)  # stores read through links
             client.log_model_artifacts(logged.model_id, str(Path(made) / NAME))
     except BaseException:
         with suppress(MlflowException):  # the store may be gone
@@ -126,33 +162,6 @@ def log_to(client: MlflowClient, experiment: str, folder: Path, name: str, run_i
     if run_id is not None:
         client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return model.get_model_info(logged)
-
-
-def facts(folder: str | Path) -> dict[str, Any]:
-    """What is said of a saved model in its MLflow metadata, after checking every file.
-
-    Args:
-        folder: of a `Bundle`.
-
-    Returns:
-        `fingerprint` of the log and `split_hash` of the split that trained it, `model_class` (import path) and
-        `size_bytes` of all files.
-
-    Raises:
-        ArtefactError: it is not a bundle, or a file of it is altered.
-    """
-    folder = Path(folder)
-    manifest = read_manifest(folder)
-    for file in (SERVING, SCHEMA, ITEMS):
-        if file not in manifest.files:
-            raise ArtefactError(f"{folder / file}: missing; this model was saved without what serving it needs")
-    serving = json.loads((folder / SERVING).read_bytes())
-    return {
-        "fingerprint": serving["fingerprint"],
-        "split_hash": serving["split_hash"],
-        "model_class": manifest.class_path,
-        "size_bytes": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
-    }
 
 
 def requirements(model_class: str) -> list[str]:
@@ -211,7 +220,7 @@ def signature() -> ModelSignature:
     )
 
 
-def _write(folder: Path, path: Path, model: Model, place: Callable[[Path, Path], Any]) -> None:
+def _write(bundle: SavedBundle, path: Path, model: Model, place: Callable[[Path, Path], Any]) -> None:
     """Writes an MLflow model; `place` brings each file of the bundle to where it belongs."""
     from mlflow import pyfunc
     from mlflow.models.model import MLMODEL_FILE_NAME
@@ -219,28 +228,27 @@ def _write(folder: Path, path: Path, model: Model, place: Callable[[Path, Path],
 
     from recsys.tracking.pyfunc_model import BUNDLE
 
-    assert model.metadata is not None
-    own = model.metadata["recsys"]
-    example = pd.DataFrame({"user_id": ["somebody"], "history": [_some_items(folder)]})
+    model.metadata = {"recsys": bundle.facts}
+    example = pd.DataFrame({"user_id": ["somebody"], "history": [_some_items(bundle.folder)]})
     pyfunc.save_model(
         str(path),
         python_model=str(_CODE),
         mlflow_model=model,
         signature=signature(),
         input_example=(example, {"k": 10}),
-        pip_requirements=requirements(own["model_class"]),
+        pip_requirements=requirements(bundle.facts["model_class"]),
     )
     within = f"artifacts/{BUNDLE}"
-    for source in sorted(source for source in folder.rglob("*") if source.is_file()):
-        target = path / within / source.relative_to(folder)
+    for name in bundle.files:
+        target = path / within / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        place(source, target)
+        place(bundle.folder / name, target)
     # What `save_model(artifacts=...)` writes, which would copy the files twice, and without paths of this machine.
     model.flavors[pyfunc.FLAVOR_NAME] |= {
         CONFIG_KEY_ARTIFACTS: {BUNDLE: {CONFIG_KEY_ARTIFACT_RELATIVE_PATH: within, CONFIG_KEY_ARTIFACT_URI: within}},
         pyfunc.MODEL_CODE_PATH: _CODE.name,
     }
-    model.model_size_bytes = own["size_bytes"]
+    model.model_size_bytes = bundle.facts["size_bytes"]
     model.save(str(path / MLMODEL_FILE_NAME))
 
 

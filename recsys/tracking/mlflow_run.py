@@ -171,12 +171,12 @@ class MLflowRun:
         Returns:
             Its address in MLflow; None: the store did not take it.
         """
-        from recsys.tracking.logged_model import NAME, log_to
+        from recsys.tracking.logged_model import NAME, SavedBundle, log_to
 
         logged = None
         with self._surviving(_MODEL):
             experiment = self.client.get_run(self.run_id).info.experiment_id
-            logged = log_to(self.client, experiment, folder.model, NAME, self.run_id).model_uri
+            logged = log_to(self.client, experiment, SavedBundle.of(folder.model), NAME, self.run_id).model_uri
         return logged
 
     def log_files(self, folder: RunFolder) -> None:

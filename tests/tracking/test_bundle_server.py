@@ -124,6 +124,7 @@ def test_blocks_of_requests_change_nothing(any_model: Served, monkeypatch: pytes
     frame = frame_of(any_model, range(1, 20))
     frame["candidates"] = [raw(any_model, np.arange(1, 9)) if row % 2 else None for row in range(19)]
     whole = any_model.server.answer(frame, ServingParams(k=4))
+    assert all(len(row) <= 4 for row in lists(whole, 19))
     monkeypatch.setattr(bundle_server, "_ROWS", 3)
     monkeypatch.setattr(bundle_server, "_CANDIDATES", 16)
     pd.testing.assert_frame_equal(any_model.server.answer(frame, ServingParams(k=4)), whole, rtol=1e-5)

@@ -21,7 +21,7 @@ from mlflow.tracking import MlflowClient
 from recsys.features.splits import LeaveLastOut
 from recsys.models.artefact import ArtefactError, save_model
 from recsys.tracking.bundle_server import ServingParams
-from recsys.tracking.logged_model import facts, log_model, requirements, signature
+from recsys.tracking.logged_model import SavedBundle, log_model, requirements, signature
 from recsys.tracking.logged_model import save_model as save_logged
 from recsys.tracking.mlflow_run import MLflowRun
 from recsys.tracking.mlflow_store import TrackingError, open_client
@@ -125,7 +125,7 @@ def test_what_stands_in_the_folder(searching: Served, bundle: Path, saved: Path,
     own = {"fingerprint": searching.log.fingerprint, "split_hash": searching.split.hash}
     own |= {"model_class": "recsys.models.synergen.SynerGen"}
     own["size_bytes"] = sum(path.stat().st_size for path in bundle.iterdir())
-    assert model.metadata == {"recsys": own} == {"recsys": facts(bundle)}
+    assert model.metadata == {"recsys": own} == {"recsys": SavedBundle.of(bundle).facts}
     assert model.model_size_bytes == own["size_bytes"]
     assert model.signature == signature()
     lines = (saved / "requirements.txt").read_text().splitlines()
@@ -145,7 +145,17 @@ def test_what_stands_in_the_folder(searching: Served, bundle: Path, saved: Path,
         save_logged(bundle, saved)
     with pytest.raises(ArtefactError, match="no saved model here"):
         save_logged(tmp_path, tmp_path / "new")
+    with pytest.raises(ArtefactError, match="no saved model here"):
+        log_model(tmp_path, uri="sqlite:////nowhere")
     assert not list(tmp_path.iterdir())
+
+
+def test_only_what_the_manifest_names_goes_along(bundle: Path, tmp_path: Path) -> None:
+    shutil.copytree(bundle, tmp_path / "model")
+    (tmp_path / "model" / "notes.pkl").write_bytes(b"anything")
+    save_logged(tmp_path / "model", tmp_path / "served")
+    assert not list((tmp_path / "served").rglob("*.pkl"))
+    assert Model.load(str(tmp_path / "served")).metadata == {"recsys": SavedBundle.of(bundle).facts}
 
 
 def test_the_package_of_a_class_is_required() -> None:
@@ -185,7 +195,7 @@ def test_logged_registered_and_called_by_its_version(
     first = log_model(bundle, run_id=run.info.run_id, registered_model_name="shop", uri=uri)
     second = log_model(bundle, name="other", registered_model_name="shop", uri=uri)
     assert (first.registered_model_version, second.registered_model_version) == (1, 2)
-    assert first.metadata == {"recsys": facts(bundle)} and first.signature == signature()
+    assert first.metadata == {"recsys": SavedBundle.of(bundle).facts} and first.signature == signature()
     logged = client.get_logged_model(first.model_id)
     assert (logged.name, logged.status, logged.source_run_id) == ("model", "READY", run.info.run_id)
     assert logged.model_type == "recsys.models.synergen.SynerGen"
