@@ -224,3 +224,21 @@ def check_tracking(uri: str, problem: str | None) -> Check:
         return Check("MLflow", "ok", uri)
     remedy = "recsys server" if uri.startswith("http") else "export MLFLOW_TRACKING_URI=sqlite:///mlflow.db"
     return Check("MLflow", "fail", f"{uri}: {problem}", remedy)
+
+
+def check_account(status: int, user: str | None) -> Check:
+    """Whether a tracking server that is up lets this account in.
+
+    Args:
+        status: of its answer, 0 for none.
+        user: name of the account, None for none.
+    """
+    name = "MLflow account"
+    if status == 200:
+        return Check(name, "ok", user or "none is asked for")
+    if status == 401:
+        detail = "one is asked for" if user is None else f"`{user}` is unknown, or the password is wrong"
+        return Check(name, "fail", detail, "export MLFLOW_TRACKING_USERNAME=... MLFLOW_TRACKING_PASSWORD=...")
+    return Check(
+        name, "fail", f"{user or 'none'}: the server answers {status or 'nothing'}", "look into the server's log"
+    )

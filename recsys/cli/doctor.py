@@ -134,6 +134,22 @@ def tracking_problem(uri: str, timeout: float = 3.0) -> str | None:
     return None
 
 
+def answer_to_account(uri: str, timeout: float = 10.0) -> tuple[int, str | None]:
+    """How a tracking server answers a call that MLflow would make: the HTTP status, 0 for none, and the account."""
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    asking = get_default_host_creds(uri)
+    try:
+        words = {"max_results": 1}
+        path = "/api/2.0/mlflow/experiments/search"
+        answer = http_request(asking, path, "GET", params=words, timeout=timeout, max_retries=0)
+    except (MlflowException, OSError):
+        return 0, asking.username
+    return answer.status_code, asking.username
+
+
 def run_checks() -> list[Check]:
     """Every check, in the order in which a reader mends things."""
     stack = ("torch", "fbgemm-gpu", "fbgemm-gpu-cpu", "torchrec", "torchmetrics")
@@ -155,6 +171,8 @@ def run_checks() -> list[Check]:
     results.append(checks.check_data(data, names, find_spec("recbole") is not None))
     uri = os.environ.get("MLFLOW_TRACKING_URI") or "sqlite:///mlflow.db"
     results.append(checks.check_tracking(uri, tracking_problem(uri)))
+    if uri.startswith("http") and results[-1].status == "ok":
+        results.append(checks.check_account(*answer_to_account(uri)))
     return results
 
 

@@ -20,6 +20,8 @@ from recsys.tracking.mlflow_store import ARTIFACTS, DATABASE
 ACCOUNTS = "accounts.db"
 CONFIG_VARIABLE, PASSWORD_VARIABLE = "MLFLOW_AUTH_CONFIG_PATH", "MLFLOW_AUTH_ADMIN_PASSWORD"
 SECRET_VARIABLE = "MLFLOW_FLASK_SERVER_SECRET_KEY"
+# The environment wins: nothing is sent anywhere, and no workers start for what models of language are judged by.
+_DEFAULTS = {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 # Who has an account reads everything; who made something manages it. The administrator gives the rest.
 _CONFIG = """\
 [mlflow]
@@ -60,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     if not folder.is_dir():
         raise ServerError(f"{folder}: there is no such folder; `--folder` names the one with the runs")
     check_free(given["host"], given["port"])
-    environment = dict(os.environ) | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = _DEFAULTS | os.environ
     if given["auth"]:
         environment |= accounts(folder)
     elif warning := exposure(given["host"]):

@@ -153,6 +153,23 @@ def test_tracking_problem(tmp_path: Path) -> None:
     assert doctor.tracking_problem("mysql://host/db") is None
 
 
+@pytest.mark.parametrize(
+    ("status", "user", "verdict", "told"),
+    [
+        (200, None, "ok", "none is asked for"),
+        (200, "anna", "ok", "anna"),
+        (401, None, "fail", "one is asked for"),
+        (401, "anna", "fail", "`anna` is unknown"),
+        (500, "anna", "fail", "answers 500"),
+        (0, None, "fail", "answers nothing"),
+    ],
+)
+def test_account(status: int, user: str | None, verdict: str, told: str) -> None:
+    check = checks.check_account(status, user)
+    assert check.status == verdict and told in check.detail
+    assert ("MLFLOW_TRACKING_USERNAME" in check.remedy) is (status == 401)
+
+
 def test_exit_code_and_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     results = [Check("a", "ok", "fine"), Check("b [x]", "warn", "hm", "do this")]
     monkeypatch.setattr(doctor, "run_checks", lambda: results)
