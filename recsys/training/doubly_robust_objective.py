@@ -67,7 +67,7 @@ class DoublyRobustObjective(Objective):
         imputation: Callable[[Catalogue], InteractionNetwork],
         propensity: Propensity,
         weight: ImputationWeight | None = None,
-        clip: float = 0.05,
+        clip: float = 0.1,
         local: LocalLoss | None = None,
         nonnegative: NonNegativity | None = None,
         l2: float = 0.0,
