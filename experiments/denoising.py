@@ -33,6 +33,8 @@ from _markdown import markdown, number
 from _results import write
 from _runs import ROOT, say
 
+from recsys.cli.allocator import keep_freed_memory
+
 RUNS, RESULTS = Path("runs/denoising"), Path("experiments/results/denoising")
 COLUMNS = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50", "NDCG-all@20", "NDCG-all@50", "tail Recall@20")
 SHARES = ("injected_pool_share", "injected_share", "effective_pool_size")
@@ -222,4 +224,5 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

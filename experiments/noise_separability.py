@@ -31,6 +31,7 @@ from _denoising_data import NOISES, Positives
 from _results import spread
 from _runs import ROOT, say
 
+from recsys.cli.allocator import keep_freed_memory
 from recsys.denoising.pool_losses import BCEPoolLoss, BPRPoolLoss, PoolLoss
 from recsys.denoising.separability import mean_losses, separability
 from recsys.denoising.user_pools import UserPools
@@ -146,4 +147,5 @@ def parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()
     sys.exit(main())

@@ -167,10 +167,10 @@ class SeparateSides(InteractionNetwork):
         )
         user, item = self.users(distinct_users), self.items(distinct_items)
         return InteractionVectors(
-            self.user_side(user)[user_place],
-            self.item_side(item)[item_place],
-            user.square().sum(-1)[user_place],
-            item.square().sum(-1)[item_place],
+            self.user_side(user).index_select(0, user_place),  # several times as fast as brackets on a CPU
+            self.item_side(item).index_select(0, item_place),
+            user.square().sum(-1).index_select(0, user_place),
+            item.square().sum(-1).index_select(0, item_place),
         )
 
     def encode(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor | None, Tensor | None]:

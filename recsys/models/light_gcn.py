@@ -71,8 +71,9 @@ class LightGCN(InteractionNetwork):
         rows, place = torch.unique(torch.cat([users, items + self.n_users + 1]), return_inverse=True)
         known = None if torch.is_grad_enabled() and not self._is_known() else self._known()
         embeddings, vectors = _Smoothed.apply(self._embeddings(), self.adjacency, self.layers, rows, known)
-        norms, (user, item) = embeddings.square().sum(-1), place.split([len(users), len(items)])
-        return InteractionVectors(vectors[user], vectors[item], norms[user], norms[item])
+        norms, sides = embeddings.square().sum(-1), place.split([len(users), len(items)])
+        parts = (of.index_select(0, side) for of in (vectors, norms) for side in sides)
+        return InteractionVectors(*parts)
 
     def encode(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
         vectors = self._known()
