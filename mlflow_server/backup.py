@@ -24,28 +24,31 @@ DUMP, ARTIFACTS, MANIFEST = "database.dump", "artifacts", "manifest.json"
 FORMAT = 1
 
 
-def save(target: Path) -> Path:
-    """Makes a backup in `target` and gives its folder."""
+def save(target: Path, keep: int | None = None) -> Path:
+    """Makes a backup in `target` and gives its folder; then removes all but the newest `keep`, None keeps all."""
     taken = datetime.now(UTC).strftime("%Y%m%dT%H%M%SZ")
     place, part = target / taken, target / f".{taken}.part"
-    (part / ARTIFACTS).mkdir(parents=True, mode=0o700)
     with alone():
+        part.mkdir(parents=True, mode=0o700)  # the dump holds accounts
+        (part / ARTIFACTS).mkdir()
         subprocess.run(
             ["pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={part / DUMP}", database()],
             check=True,
         )
         if files().list_artifacts():
             files().download_artifacts("", dst_path=str(part / ARTIFACTS))
-    names = sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file())
-    content = {
-        "format": FORMAT,
-        "taken": taken,
-        "mlflow": mlflow.__version__,
-        "sha256": {name: digest(part / name) for name in names},
-    }
-    (part / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.sync()
-    part.rename(place)
+        names = sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if path.is_file())
+        content = {
+            "format": FORMAT,
+            "taken": taken,
+            "mlflow": mlflow.__version__,
+            "sha256": {name: digest(part / name) for name in names},
+        }
+        (part / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        os.sync()
+        part.rename(place)
+        if keep is not None:
+            prune(target, keep)
     return place
 
 
@@ -65,9 +68,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.keep is not None and given.keep < 1:
         parser.error("--keep must be at least 1")
-    print(save(given.target))
-    if given.keep is not None:
-        prune(given.target, given.keep)
+    print(save(given.target, given.keep))
 
 
 if __name__ == "__main__":

@@ -361,10 +361,11 @@ def test_a_backup_brought_into_an_empty_server_is_the_same_server(server, client
     with pytest.MonkeyPatch.context() as patch:
         for name, value in server.environment.items():
             patch.setenv(name, value)
-        place = save(tmp_path / "backups")
+        place = save(tmp_path / "backups", keep=1)
         with pytest.raises(SystemExit, match="has tables; a backup is brought into an empty one only"):
             restore(place)
     assert [path.name for path in (tmp_path / "backups").iterdir()] == [place.name]
+    assert place.stat().st_mode & 0o077 == 0
 
     other = TeamServer("restored", services, tmp_path / "restored")
     with pytest.MonkeyPatch.context() as patch:
@@ -409,6 +410,19 @@ def test_a_backup_brought_into_an_empty_server_is_the_same_server(server, client
                 restored.set_registered_model_alias("shop", "champion", champion["version"])
     finally:
         other.kill()
+
+
+def test_old_backups_are_removed_and_nothing_else(scripts, tmp_path):
+    from backup import prune
+
+    for name in ("20260101T000000Z", "20260102T000000Z", "20260103T000000Z"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "manifest.json").touch()
+    for name in (".20260102T120000Z.part", "20260101T120000Z", "notes"):  # one did not end, two are no backups
+        (tmp_path / name).mkdir()
+    prune(tmp_path, 2)
+    kept = {"20260102T000000Z", "20260103T000000Z", "20260101T120000Z", "notes"}
+    assert {path.name for path in tmp_path.iterdir()} == kept
 
 
 def test_what_a_version_needs_is_kept_and_the_rest_removed(server, client, champion, services):
