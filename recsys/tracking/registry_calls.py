@@ -44,7 +44,7 @@ def called(uri: str, call: Callable[..., T], *arguments: object, **named: object
     """The result of a call of an `MlflowClient`.
 
     A database that is busy is asked again: two writers of one SQLite file may end in a deadlock, which it breaks by
-    refusing one of them. Each call that this package makes may be repeated without harm.
+    refusing one of them, which then has changed nothing.
 
     Args:
         uri: of the store, for messages.

@@ -119,6 +119,7 @@ def tested(
     claim: Literal["better", "not worse", "worse"],
     level: float,
     seed_sd: Mapping[str, float] | None = None,
+    resamples: int | None = None,
 ) -> list[Finding]:
     """One-sided tests of one claim about the challenger in each sample.
 
@@ -128,16 +129,18 @@ def tested(
         claim: what a small p-value shows.
         level: of the tests; the intervals are two-sided, at `1 - 2 * level`, and not adjusted.
         seed_sd: as in `p_greater`.
+        resamples: of the bootstrap; None: `RESAMPLES`.
     """
+    drawn = resamples or RESAMPLES
     p_values, intervals = [], []
     for sample in found:
         bar = margin.above(sample.champion) if claim == "better" else margin.below(sample.champion)
         sides = (sample.challenger, bar) if claim == "worse" else (bar, sample.challenger)
         low, high = ({sample.metric: values} for values in sides)
-        p = p_greater(low, high, users=sample.users, seed_sd=seed_sd, resamples=RESAMPLES)
+        p = p_greater(low, high, users=sample.users, seed_sd=seed_sd, resamples=drawn)
         p_values.append(p[sample.metric])
         both = ({sample.metric: values} for values in (sample.champion, sample.challenger))
-        intervals.append(compare(*both, users=sample.users, level=1 - 2 * level, resamples=RESAMPLES)[sample.metric])
+        intervals.append(compare(*both, users=sample.users, level=1 - 2 * level, resamples=drawn)[sample.metric])
     return [
         Finding(sample.name, c.first, c.second, c.difference.low, c.difference.high, p)
         for sample, c, p in zip(found, intervals, holm(p_values), strict=True)
