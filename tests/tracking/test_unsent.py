@@ -179,6 +179,18 @@ def test_a_store_that_is_down_costs_a_small_share_of_the_time(uri, record, outag
     assert len(values(uri, run.run_id, "loss")) == calls + 1
 
 
+@pytest.mark.filterwarnings("ignore:MLflow")
+def test_files_wait_together_once_the_store_is_known_to_be_down(uri, record, outage, tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    run = MLflowRun.start(record, uri=uri, folder=folder)
+    record.write(folder.path)
+    (folder.path / "history.json").write_text("{}")
+    outage.on = True
+    run._pause_until = time.monotonic() + 60  # it took six seconds to refuse the last call
+    run.log_files(folder)
+    assert outage.asked == 0 and Unsent(folder.path).parts == {"run.json", "history.json"}
+
+
 def test_folders_without_a_tracked_run(tmp_path, record, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
