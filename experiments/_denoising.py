@@ -43,6 +43,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "movielens_100k": {"epochs": 100, "every": 5, "patience": 25, "batch_size": 1024, "lr": 0.001, "width": 64},
     "gowalla": {"epochs": 100, "every": 10, "patience": 20, "batch_size": 16_384, "lr": 0.01, "width": 64},
 }
+"""Of each data set. A step of LightGCN propagates over the whole graph whatever the batch: that of Gowalla has few."""
 SMOKE: dict[str, Any] = {"epochs": 2, "every": 1}
 SETTLED = 10
 """Epoch from which shares of noise are averaged."""
