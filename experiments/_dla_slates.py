@@ -51,9 +51,9 @@ class SlateSize:
 
     films: int = 500
     candidates: int = 30
-    slates: int = 50_000
+    slates: int = 200_000
     lists: int = 5
-    steps: int = 800
+    steps: int = 1000
     slates_per_step: int = 128
     windows: int = 64
     max_length: int = 20
