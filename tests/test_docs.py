@@ -21,12 +21,17 @@ import yaml
 
 from recsys.cli.main import find_commands
 from recsys.features.schema import Schema
+from recsys.tracking.gates.rules import GateRules
 
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "tests" / "system" / "plugin_package"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
 TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md"))]
-SUBCOMMANDS = {"recipes": ["list", "show", "copy"], "checkpoint": ["inspect", "export"]}
+SUBCOMMANDS = {
+    "recipes": ["list", "show", "copy"],
+    "checkpoint": ["inspect", "export"],
+    "registry": ["register", "list", "history", "compare", "promote", "rollback"],
+}
 OPENS = {"yaml", "toml", "python", "pycon", "console", "text", ""}
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -136,7 +141,9 @@ def test_files_that_pages_show_are_the_tested_ones() -> None:
 def test_yaml_parses(page: Path, block: Block) -> None:
     content = yaml.safe_load(block.text)
     assert isinstance(content, dict)
-    if not content.keys() & {"model", "job", "data", "trainer"}:
+    if "gates" in content:
+        assert GateRules.model_validate(content).build()
+    elif not content.keys() & {"model", "job", "data", "trainer"}:
         Schema.parse(content, origin=f"{page.name}, line {block.line}")
 
 
