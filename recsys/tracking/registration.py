@@ -50,9 +50,8 @@ def register(run: str, name: str | None = None, uri: str | None = None) -> Model
     try:
         found = called(uri, client.get_run, run_id)
     except RegistryError:
-        raise RegistryError(
-            f"{run}: neither the folder of a run nor a run of the store at {without_secrets(uri)}"
-        ) from None
+        what = "neither the folder of a run nor" if folder is None else f"its MLflow run {run_id} is not"
+        raise RegistryError(f"{run}: {what} a run of the store at {without_secrets(uri)}") from None
     if name is None:
         name = client.get_experiment(found.info.experiment_id).name if folder is None else folder.record.name
     registry = Registry.open(name, uri)

@@ -184,6 +184,12 @@ def test_exit_codes(
     assert code == 2 and "no registered model `unheard`; `recsys registry register" in text
     code, text = said("register", tmp_path)
     assert code == 2 and "neither the folder of a run nor a run" in text
+    elsewhere = RunFolder(tmp_path / "elsewhere")
+    shutil.copytree(finished_run.path, elsewhere.path)
+    elsewhere.record.mlflow = {"uri": "http://elsewhere", "experiment": "toy", "run": "0" * 32}
+    elsewhere.record.write(elsewhere.path)
+    code, text = said("register", elsewhere.path)
+    assert code == 2 and f"its MLflow run {'0' * 32} is not a run of the store" in text
     for _ in range(2):
         assert registry("register", finished_run.path, "--name", name) == 0
     code, text = said("promote", name, "--gates", of_gates(tmp_path, {"class_path": "nowhere.Gate"}))
