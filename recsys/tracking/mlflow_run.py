@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from recsys.evaluation.result import Evaluation
-from recsys.tracking.mlflow_store import TrackingError, experiment_id, open_client, tracking_uri
+from recsys.tracking.mlflow_store import TrackingError, experiment_id, explained, open_client, tracking_uri
 from recsys.tracking.record import RunError, RunRecord
 from recsys.tracking.redaction import HIDDEN, without_secrets
 from recsys.tracking.run_folder import RunFolder
@@ -82,7 +82,8 @@ class MLflowRun:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise TrackingError(f"MLflow at {shown} does not continue this run: {error}") from error
                 warnings.warn(f"a new MLflow run: the one of this folder is gone ({error})", stacklevel=2)
-        started = client.create_run(experiment, run_name=run_name, tags=tags(record))
+        with explained(uri):
+            started = client.create_run(experiment, run_name=run_name, tags=tags(record))
         run = cls(client, started.info.run_id, record.name, unsent)
         record.mlflow = {"uri": shown, "experiment": record.name, "run": run.run_id}
         run._log_inputs(record)
@@ -238,13 +239,10 @@ class MLflowRun:
 
     @contextmanager
     def _surviving(self, what: str) -> Iterator[None]:
-        from mlflow.exceptions import MlflowException
-        from sqlalchemy.exc import SQLAlchemyError
-
         began = time.monotonic()
         try:
             yield
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except Exception as error:  # each store of files has errors of its own, and none may cost a training
             now = time.monotonic()
             self._pause_until = now + _PATIENCE * (now - began)
             if what != "metrics":

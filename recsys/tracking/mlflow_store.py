@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,14 +19,18 @@ if TYPE_CHECKING:
 
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 DATABASE, ARTIFACTS = "mlflow.db", "mlartifacts"
-# The environment wins: nothing is sent anywhere, and a server that is down is given up on within seconds, not minutes.
+# The environment wins: nothing is sent anywhere, a server that is down is given up on within seconds, not minutes, and
+# files come and go without a bar for each.
 # A logged model says itself what it requires: the `uv.lock` of whatever folder a process works in is none of it.
 _DEFAULTS = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+
+_S3_ERRORS = {"botocore.exceptions": ("BotoCoreError", "ClientError"), "boto3.exceptions": ("Boto3Error",)}
 
 
 class TrackingError(RuntimeError):
@@ -85,15 +90,27 @@ def experiment_id(client: MlflowClient, uri: str, name: str) -> str:
     return found.experiment_id
 
 
-@contextmanager
-def explained(uri: str) -> Iterator[None]:
-    """Turns what the store at `uri` refuses into a `TrackingError`."""
+def store_errors() -> tuple[type[Exception], ...]:
+    """What a store that fails raises: MLflow, its database, the system, and the client of S3 where files lie there."""
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
+    # A module that nobody has imported has raised nothing.
+    of_s3 = [
+        getattr(sys.modules[module], name)
+        for module, names in _S3_ERRORS.items()
+        if module in sys.modules
+        for name in names
+    ]
+    return (MlflowException, SQLAlchemyError, OSError, *of_s3)
+
+
+@contextmanager
+def explained(uri: str) -> Iterator[None]:
+    """Turns what the store at `uri` refuses into a `TrackingError`."""
     try:
         yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
+    except store_errors() as error:
         raise TrackingError(
             f"MLflow at {without_secrets(uri)} cannot be used: {error}; `recsys doctor` tests it, `{URI_VARIABLE}` "
             "names another, and `--job.track false` runs without"

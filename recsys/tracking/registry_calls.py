@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
-from recsys.tracking.mlflow_store import URI_VARIABLE, TrackingError, quiet
+from recsys.tracking.mlflow_store import URI_VARIABLE, TrackingError, quiet, store_errors
 from recsys.tracking.redaction import without_secrets
 
 T = TypeVar("T")
@@ -56,13 +56,10 @@ def called(uri: str, call: Callable[..., T], *arguments: object, **named: object
         RegistryError: something does not exist, a name is taken, or the store finds the arguments wrong.
         TrackingError: the store cannot be reached, or refuses.
     """
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     for wait in (*_WAITS, None):
         try:
             return call(*arguments, **named)
-        except (MlflowException, SQLAlchemyError, OSError) as error:
+        except store_errors() as error:
             code = getattr(error, "error_code", None)
             if code == "TEMPORARILY_UNAVAILABLE" and wait is not None:
                 time.sleep(wait * random.uniform(1, 2))

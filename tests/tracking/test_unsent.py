@@ -19,8 +19,9 @@ from recsys.features.event_log import EventLog
 from recsys.features.schema import Schema
 from recsys.features.splits import GlobalTime
 from recsys.tracking.mlflow_run import MLflowRun
-from recsys.tracking.mlflow_store import TrackingError
+from recsys.tracking.mlflow_store import TrackingError, explained, open_client
 from recsys.tracking.record import RunRecord
+from recsys.tracking.registry_calls import called
 from recsys.tracking.run_folder import RunFolder
 from recsys.tracking.unsent import UNSENT, Unsent
 
@@ -199,3 +200,30 @@ def test_folders_without_a_tracked_run(tmp_path, record, capsys):
     printed = capsys.readouterr().err
     assert "no run here" in printed and "is not tracked by MLflow" in printed
     assert not Path(tmp_path / "untracked" / UNSENT).exists()
+
+
+@pytest.mark.filterwarnings("ignore:MLflow")
+def test_an_s3_that_is_down_costs_a_warning_and_no_run(uri, record, tmp_path, monkeypatch):
+    """Its client raises what neither MLflow nor the system does."""
+    for name, value in {
+        "MLFLOW_S3_ENDPOINT_URL": "http://127.0.0.1:9",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_MAX_ATTEMPTS": "1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    record.name = "on S3"
+    client = open_client(uri)
+    client.create_experiment(record.name, artifact_location="s3://nowhere/files")
+    run, folder = MLflowRun.start(record, None, uri), RunFolder(tmp_path)
+    record.write(tmp_path)
+    record.status = "finished"
+    with pytest.warns(UserWarning, match=r"did not take run\.json: .*127\.0\.0\.1:9"):
+        run.finish(record, folder)
+    assert run.unsent.parts == {"run.json", "the configuration"}
+    assert run.client.get_run(run.run_id).info.status == "FINISHED"
+    with pytest.raises(TrackingError, match=r"cannot be used: .*127\.0\.0\.1:9"):
+        called(uri, client.log_artifact, run.run_id, str(tmp_path / "run.json"))
+    with pytest.raises(TrackingError, match=r"cannot be used: .*127\.0\.0\.1:9"), explained(uri):
+        client.list_artifacts(run.run_id)
