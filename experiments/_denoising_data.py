@@ -12,7 +12,7 @@ from recsys.denoising.user_pools import UserPools
 from recsys.features.datasets import load_dataset
 from recsys.features.event_log import EventLog
 from recsys.features.noise import INJECTED, InjectedNoise
-from recsys.features.splits import EvaluationSet, Ids, SplitRule
+from recsys.features.splits import HeldOut, Ids, SplitRule
 from recsys.features.user_shares import UserShares
 from recsys.training.data import EventLogData
 
@@ -64,15 +64,15 @@ class NaturalNoise(SplitRule):
     def settings(self) -> dict[str, Any]:
         return {"train": TRAIN, "test": TEST, "clean": self.clean}
 
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         users, start, end = log.user_ids(), log.offsets[:-1], log.offsets[1:]
         noise, others = (np.bincount(users[log.timestamp == at], minlength=log.n_users + 1) for at in (0, 1))
         first = start + noise + others
         train_end = first + (TRAIN * (end - first)).astype(np.int64)
         test_start = np.maximum(end - (TEST * (end - first)).astype(np.int64), train_end)
         begin, everybody = start + noise * self.clean, np.arange(1, log.n_users + 1)
-        validation = EvaluationSet.of(begin, train_end, test_start, everybody)
-        test = EvaluationSet.of(begin, test_start, end, everybody)
+        validation = HeldOut.of(begin, train_end, test_start, everybody)
+        test = HeldOut.of(begin, test_start, end, everybody)
         return begin, train_end, validation, test, {"noisy_events": int(noise.sum())}
 
 

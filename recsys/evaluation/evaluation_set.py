@@ -39,7 +39,7 @@ _REQUESTS, _ITEMS, _MANIFEST = "requests.parquet", "items.parquet", "manifest.js
 class EvaluationSet:
     """Requests with the items to be found, the catalogue, and the rules by which lists are judged.
 
-    (The users that a split judges are `features.splits.EvaluationSet`: ranges of events, which need their log.)
+    (The users that a split judges are `features.splits.HeldOut`: ranges of events, which need their log.)
 
     Attributes:
         name: to print.

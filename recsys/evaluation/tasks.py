@@ -13,7 +13,7 @@ from recsys.features.batch import SequenceBatch
 from recsys.features.batching import histories
 from recsys.features.event_log import EventLog
 from recsys.features.jagged import JaggedColumn, expand_ranges, offsets_of
-from recsys.features.splits import EvaluationSet, Ids, Split
+from recsys.features.splits import HeldOut, Ids, Split
 
 Part = Literal["test", "validation", "test_cold_users", "validation_cold_users"]
 Task = Literal["recommendation", "search"]
@@ -93,7 +93,7 @@ def requests(split: Split, which: Part = "test", task: Task | None = None) -> Re
     Raises:
         ValueError: the part holds no such request, or the log no queries to search for.
     """
-    part: EvaluationSet = getattr(split, which)
+    part: HeldOut = getattr(split, which)
     if not len(part):
         raise ValueError(f"split `{split.rule}` has no user in `{which}`: there is nothing to judge")
     lengths = part.target_end - part.target_start
@@ -129,7 +129,7 @@ def tasks_of(split: Split, which: Part = "test") -> tuple[Task | None, ...]:
 
     A log whose queries no feature reads has one, None: what a user took next, however it was found.
     """
-    part: EvaluationSet = getattr(split, which)
+    part: HeldOut = getattr(split, which)
     if not split.log.schema.of("query") or not len(part):
         return (None,)
     asked = split.log.columns["query"][part.targets()] != 0

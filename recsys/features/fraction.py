@@ -8,7 +8,7 @@ import numpy as np
 from typing_extensions import override
 
 from recsys.features.event_log import EventLog
-from recsys.features.splits import EvaluationSet, Ids, Split, SplitRule
+from recsys.features.splits import HeldOut, Ids, Split, SplitRule
 
 
 class Fraction(SplitRule):
@@ -56,7 +56,7 @@ class Fraction(SplitRule):
     def ordered(self, log: EventLog) -> EventLog:
         return self.rule.ordered(log)
 
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         start, end, validation, test, facts = self.rule.cut(log)
         users = np.random.default_rng(self.seed).permutation(np.flatnonzero(end > start))
         left_out = users[max(1, round(self.share * len(users))) :]

@@ -9,7 +9,7 @@ import numpy as np
 
 from recsys.features.event_log import EventLog
 from recsys.features.random_test import has_order, parts_of
-from recsys.features.splits import EvaluationSet, Ids, SplitError, SplitRule
+from recsys.features.splits import HeldOut, Ids, SplitError, SplitRule
 
 
 class GivenParts(SplitRule):
@@ -60,15 +60,15 @@ class GivenParts(SplitRule):
         order = np.lexsort((drawn, stage, log.user_ids()))  # the last of the training events of each user will validate
         return replace(log, columns={name: np.asarray(values)[order] for name, values in log.columns.items()})
 
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         users, part = log.user_ids(), parts_of(log, self.column, {self.train, self.test}, self.name)
         trained, tested = (
             np.bincount(users[part == name], minlength=log.n_users + 1) for name in (self.train, self.test)
         )
         held = np.minimum((self.validation_share * trained + 0.5).astype(np.int64), np.maximum(trained - 1, 0))
         start, everybody = log.offsets[:-1], np.arange(1, log.n_users + 1)
-        validation = EvaluationSet.of(start, start + trained - held, start + trained, everybody)
-        test = EvaluationSet.of(start, start + trained, start + trained + tested, everybody)
+        validation = HeldOut.of(start, start + trained - held, start + trained, everybody)
+        test = HeldOut.of(start, start + trained, start + trained + tested, everybody)
         return (
             start,
             start + trained - held,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recsys.features.event_log import EventLog
 from recsys.features.jagged import offsets_of
-from recsys.features.splits import EvaluationSet, Ids, Split, SplitError, SplitRule
+from recsys.features.splits import HeldOut, Ids, Split, SplitError, SplitRule
 from recsys.features.training_pairs import TrainingPairs
 
 INJECTED = "injected"
@@ -51,7 +51,7 @@ class InjectedNoise(SplitRule):
             "avoid_held_out": self.avoid_held_out,
         }
 
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         raise SplitError(
             "InjectedNoise: noise makes another log, which no other rule can cut; wrap it around the other"
         )
@@ -100,7 +100,7 @@ def inject(split: Split, ratio: float, seed: int = 0, avoid_held_out: bool = Tru
     return _Moved(split, before, {"ratio": ratio, "seed": seed, "avoid_held_out": avoid_held_out})(noisy)
 
 
-def recall_ceiling(split: Split, users: EvaluationSet) -> float:
+def recall_ceiling(split: Split, users: HeldOut) -> float:
     """The highest mean recall of a split with noise, where injected items are kept out of the lists with the history.
 
     Args:
@@ -134,10 +134,10 @@ class _Moved(SplitRule):
     def settings(self) -> dict[str, Any]:
         return {"clean": self.split.hash} | self.noise
 
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         clean = self.split
         validation, test = (
-            _merged(*(EvaluationSet(part.users, *map(self._moved, part.arrays()[1:])) for part in parts))
+            _merged(*(HeldOut(part.users, *map(self._moved, part.arrays()[1:])) for part in parts))
             for parts in ((clean.validation, clean.validation_cold_users), (clean.test, clean.test_cold_users))
         )
         facts = {"injected_events": log.facts["injected_events"]}
@@ -148,10 +148,10 @@ class _Moved(SplitRule):
         return places + self.before[places]
 
 
-def _merged(first: EvaluationSet, second: EvaluationSet) -> EvaluationSet:
+def _merged(first: HeldOut, second: HeldOut) -> HeldOut:
     order = np.argsort(np.concatenate([first.users, second.users]))
     arrays = zip(first.arrays(), second.arrays(), strict=True)
-    return EvaluationSet(*(np.concatenate(both)[order] for both in arrays))
+    return HeldOut(*(np.concatenate(both)[order] for both in arrays))
 
 
 def _draw(

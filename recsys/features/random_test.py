@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recsys.features.event_log import EventLog
 from recsys.features.jagged import offsets_of
-from recsys.features.splits import EvaluationSet, Ids, SplitError, SplitRule
+from recsys.features.splits import HeldOut, Ids, SplitError, SplitRule
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class RandomTest(SplitRule):
         order = np.lexsort((drawn, stage, users))  # the last of the chosen ones of each user will validate
         return replace(log, columns={name: np.asarray(values)[order] for name, values in log.columns.items()})
 
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         users, part, liked = log.user_ids(), self._part(log), self._liked(log)
         counts: list[Ids] = [
             np.bincount(users[liked & (part == name)], minlength=log.n_users + 1) for name in (self.train, self.test)
@@ -114,8 +114,8 @@ class RandomTest(SplitRule):
         train_end = start + chosen - np.minimum(held, np.maximum(chosen - 1, 0))
         shown_start = start + chosen
         everybody = np.arange(1, log.n_users + 1)
-        validation = EvaluationSet.of(start, train_end, shown_start, everybody)
-        test = EvaluationSet.of(start, shown_start, shown_start + shown, everybody)
+        validation = HeldOut.of(start, train_end, shown_start, everybody)
+        test = HeldOut.of(start, shown_start, shown_start + shown, everybody)
         low: dict[str, int | float] = {
             f"low_{name}_events": int(((part == name) & ~liked).sum()) for name in (self.train, self.test)
         }

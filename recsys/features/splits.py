@@ -23,7 +23,7 @@ class SplitError(ValueError):
 
 
 @dataclass(frozen=True)
-class EvaluationSet:
+class HeldOut:
     """Users to be judged: what is known of each, and what is to be found.
 
     Attributes:
@@ -56,11 +56,11 @@ class EvaluationSet:
         """The five arrays in the order of the fields."""
         return self.users, self.history_start, self.history_end, self.target_start, self.target_end
 
-    def where(self, keep: NDArray[np.bool_]) -> EvaluationSet:
+    def where(self, keep: NDArray[np.bool_]) -> HeldOut:
         """The users at which `keep` `[n]` is true."""
-        return EvaluationSet(*(array[keep] for array in self.arrays()))
+        return HeldOut(*(array[keep] for array in self.arrays()))
 
-    def sample(self, n: int, seed: int = 0) -> EvaluationSet:
+    def sample(self, n: int, seed: int = 0) -> HeldOut:
         """`n` of the users, drawn by the seed, in their order; all where there are no more."""
         if n >= len(self):
             return self
@@ -69,7 +69,7 @@ class EvaluationSet:
         return self.where(keep)
 
     @classmethod
-    def of(cls, start: Ids, cut: Ids, end: Ids, users: Ids) -> EvaluationSet:
+    def of(cls, start: Ids, cut: Ids, end: Ids, users: Ids) -> HeldOut:
         """History `start:cut` and targets `cut:end` (arrays by user id) of the given users that have targets."""
         users = users[end[users] > cut[users]]
         return cls(users, start[users], cut[users], cut[users], end[users])
@@ -96,10 +96,10 @@ class Split:
     log: EventLog
     train_start: Ids
     train_end: Ids
-    validation: EvaluationSet
-    test: EvaluationSet
-    validation_cold_users: EvaluationSet
-    test_cold_users: EvaluationSet
+    validation: HeldOut
+    test: HeldOut
+    validation_cold_users: HeldOut
+    test_cold_users: HeldOut
     hash: str
     facts: dict[str, int | float]
 
@@ -131,7 +131,7 @@ class SplitRule(abc.ABC):
         return log
 
     @abc.abstractmethod
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         """Training start and end by user id, validation and test (cold users among them), and facts of the rule."""
 
     def __call__(self, log: EventLog) -> Split:
@@ -147,7 +147,7 @@ class SplitRule(abc.ABC):
             raise SplitError(f"{self.name}: no event is left to train on")
         if not len(test):
             raise SplitError(f"{self.name}: no user has an event to test on; the log has {log.n_events} events")
-        parts: dict[str, EvaluationSet] = {}
+        parts: dict[str, HeldOut] = {}
         facts = dict(facts) | {
             "train_users": int((train_end > train_start).sum()),
             "train_events": int(counts.sum()),
@@ -200,15 +200,15 @@ class GlobalTime(SplitRule):
     def settings(self) -> dict[str, Any]:
         return {"test_share": self.test_share, "validation_share": self.validation_share}
 
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         train_share = 1 - self.test_share - self.validation_share
         times = np.quantile(log.timestamp, [train_share, 1 - self.test_share], method="inverted_cdf")
         first, second = (int(time) for time in times)
         start, end = log.offsets[:-1], log.offsets[1:]
         until_first, until_second = (start + _events_until(log, time) for time in (first, second))
         users = np.arange(1, log.n_users + 1)
-        validation = EvaluationSet.of(start, until_first, until_second, users)
-        test = EvaluationSet.of(start, until_second, end, users)
+        validation = HeldOut.of(start, until_first, until_second, users)
+        test = HeldOut.of(start, until_second, end, users)
         return start, until_first, validation, test, {"first_cut": first, "second_cut": second}
 
 
@@ -234,7 +234,7 @@ class LeaveLastOut(SplitRule):
     def settings(self) -> dict[str, Any]:
         return {"refit": self.refit}
 
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         warnings.warn(
             "leave_last_out trains on events later than some test targets; use GlobalTime to judge what production "
             "would see",
@@ -245,9 +245,9 @@ class LeaveLastOut(SplitRule):
         lengths = end - start
         users = np.arange(1, log.n_users + 1)
         before_last = np.where(lengths >= 2, end - 1, end)
-        test = EvaluationSet.of(start, before_last, end, users)
+        test = HeldOut.of(start, before_last, end, users)
         train_end = before_last if self.refit else np.where(lengths >= 3, end - 2, before_last)
-        return start, train_end, EvaluationSet.of(start, train_end, before_last, users), test, {}
+        return start, train_end, HeldOut.of(start, train_end, before_last, users), test, {}
 
 
 class UserHoldout(SplitRule):
@@ -271,7 +271,7 @@ class UserHoldout(SplitRule):
     def settings(self) -> dict[str, Any]:
         return {"share": self.share, "validation_share": self.validation_share, "seed": self.seed}
 
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         start, end = log.offsets[:-1], log.offsets[1:]
         eligible = np.flatnonzero(end - start >= 2)
         shuffled = np.random.default_rng(self.seed).permutation(eligible)
@@ -282,8 +282,8 @@ class UserHoldout(SplitRule):
         train_end = end.copy()
         held = np.concatenate([test_users, validation_users])
         train_end[held] = start[held]
-        validation = EvaluationSet.of(start, end - 1, end, validation_users)
-        test = EvaluationSet.of(start, end - 1, end, test_users)
+        validation = HeldOut.of(start, end - 1, end, validation_users)
+        test = HeldOut.of(start, end - 1, end, test_users)
         history_only = sum(int((part.history_end - part.history_start).sum()) for part in (validation, test))
         return start, train_end, validation, test, {"history_only_events": history_only}
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from recsys.features.event_log import EventLog
-from recsys.features.splits import EvaluationSet, Ids, SplitRule
+from recsys.features.splits import HeldOut, Ids, SplitRule
 
 
 class UserShares(SplitRule):
@@ -36,7 +36,7 @@ class UserShares(SplitRule):
     def settings(self) -> dict[str, Any]:
         return {"train": self.train, "test": self.test}
 
-    def cut(self, log: EventLog) -> tuple[Ids, Ids, EvaluationSet, EvaluationSet, dict[str, int | float]]:
+    def cut(self, log: EventLog) -> tuple[Ids, Ids, HeldOut, HeldOut, dict[str, int | float]]:
         warnings.warn(
             "user_shares trains on events later than some test targets; use GlobalTime to judge what production would "
             "see",
@@ -48,5 +48,5 @@ class UserShares(SplitRule):
         train_end = start + (self.train * lengths).astype(np.int64)
         test_start = np.maximum(end - (self.test * lengths).astype(np.int64), train_end)
         users = np.arange(1, log.n_users + 1)
-        validation = EvaluationSet.of(start, train_end, test_start, users)
-        return start, train_end, validation, EvaluationSet.of(start, test_start, end, users), {}
+        validation = HeldOut.of(start, train_end, test_start, users)
+        return start, train_end, validation, HeldOut.of(start, test_start, end, users), {}

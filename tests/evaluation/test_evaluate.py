@@ -11,7 +11,7 @@ from recsys.evaluation.result import EvaluationError, compare_evaluations
 from recsys.evaluation.tasks import Task
 from recsys.features.event_log import EventLog
 from recsys.features.schema import Schema
-from recsys.features.splits import EvaluationSet, GlobalTime, LeaveLastOut, Split, SplitRule, UserHoldout
+from recsys.features.splits import GlobalTime, HeldOut, LeaveLastOut, Split, SplitRule, UserHoldout
 from tests.evaluation.conftest import Personal
 
 pytestmark = pytest.mark.filterwarnings("ignore:leave_last_out trains on events later")
@@ -21,7 +21,7 @@ Row = tuple[int, int, int, int, list[int]]
 """User, query, the ends of the history, and target events."""
 
 
-def rows_by_hand(split: Split, part: EvaluationSet, task: Task | None) -> list[Row]:
+def rows_by_hand(split: Split, part: HeldOut, task: Task | None) -> list[Row]:
     rows: list[Row] = []
     query = split.log.columns.get("query", np.zeros(split.log.n_events, int)).tolist()
     for user, start, end, first, last in zip(*(array.tolist() for array in part.arrays()), strict=True):

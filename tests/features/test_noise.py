@@ -12,7 +12,7 @@ from recsys.features.event_log import EventLog
 from recsys.features.fraction import Fraction
 from recsys.features.noise import INJECTED, InjectedNoise, inject, recall_ceiling
 from recsys.features.schema import Schema
-from recsys.features.splits import EvaluationSet, GlobalTime, Split, SplitError
+from recsys.features.splits import GlobalTime, HeldOut, Split, SplitError
 from recsys.features.user_shares import UserShares
 
 ITEMS, RATIO = 60, 0.3
@@ -41,7 +41,7 @@ def held(split: Split, user: int) -> tuple[list[int], list[bool]]:
     return split.log.item_id[part].tolist(), noise[part].tolist()
 
 
-def sets(split: Split) -> dict[str, EvaluationSet]:
+def sets(split: Split) -> dict[str, HeldOut]:
     names = ("validation", "test", "validation_cold_users", "test_cold_users")
     return {name: getattr(split, name) for name in names}
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from recsys.features.event_log import EventLog
 from recsys.features.schema import Schema
-from recsys.features.splits import EvaluationSet, GlobalTime, LeaveLastOut, Split, SplitError, SplitRule, UserHoldout
+from recsys.features.splits import GlobalTime, HeldOut, LeaveLastOut, Split, SplitError, SplitRule, UserHoldout
 from recsys.features.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.filterwarnings("ignore:leave_last_out")
@@ -49,7 +49,7 @@ RULES: list[SplitRule] = [
 ]
 
 
-def events_of(part: EvaluationSet) -> tuple[set[int], set[int]]:
+def events_of(part: HeldOut) -> tuple[set[int], set[int]]:
     """History and target events."""
     histories = {e for a, b in zip(part.history_start, part.history_end, strict=True) for e in range(a, b)}
     targets = {e for a, b in zip(part.target_start, part.target_end, strict=True) for e in range(a, b)}
