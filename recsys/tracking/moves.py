@@ -7,9 +7,11 @@ next finds the move and settles it: it is completed if the champion has changed 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
+
+from recsys.tracking.registry_calls import RegistryError
 
 PREFIX = "recsys.move."
 """Tags of a registered model that hold its moves."""
@@ -50,24 +52,41 @@ class Move:
 
     def text(self) -> str:
         """Value of its tag."""
-        return json.dumps({key: value for key, value in asdict(self).items() if key != "number"})
+        # A reason in any script takes as many characters as it has: MLflow keeps 5,000 of a tag.
+        return json.dumps({key: value for key, value in asdict(self).items() if key != "number"}, ensure_ascii=False)
 
 
 def moves_of(tags: Mapping[str, str]) -> list[Move]:
-    """The moves among the tags of a registered model, oldest first."""
-    keys = sorted(key for key in tags if key.startswith(PREFIX))
-    return [Move(number=int(key.removeprefix(PREFIX)), **json.loads(tags[key])) for key in keys]
+    """The moves among the tags of a registered model, oldest first.
+
+    Raises:
+        RegistryError: such a tag holds something else.
+    """
+    moves = []
+    for key in sorted(key for key in tags if key.startswith(PREFIX)):
+        try:
+            moves.append(Move(number=int(key.removeprefix(PREFIX)), **json.loads(tags[key])))
+        except (ValueError, TypeError) as error:
+            raise RegistryError(
+                f"tag `{key}` of the registered model is no move ({error}); delete it in MLflow"
+            ) from None
+    return moves
 
 
-def below(moves: Sequence[Move], champion: str) -> str | None:
+def below(moves: Sequence[Move], champion: str, living: Collection[str]) -> str | None:
     """What was the champion before `champion` last became it by a promotion that stands; None: nothing.
 
-    Promotions pile champions up, a rollback takes the topmost off.
+    Promotions pile champions up, a rollback takes the topmost off. Versions that were deleted are passed over.
+
+    Args:
+        moves: oldest first.
+        champion: a version.
+        living: versions that exist.
 
     Example:
         >>> def promoted(number, new, old):
         ...     return Move(number, "promotion", new, old, None, old, "me", "now", state="done")
-        >>> below([promoted(1, "1", None), promoted(2, "2", "1"), promoted(3, "3", "2")], "2")
+        >>> below([promoted(1, "1", None), promoted(2, "2", "1"), promoted(3, "3", "2")], "2", {"1", "2"})
         '1'
     """
     pile: list[str] = []
@@ -83,4 +102,4 @@ def below(moves: Sequence[Move], champion: str) -> str | None:
             pile.append(move.champion)
     while pile and pile[-1] != champion:
         pile.pop()
-    return pile[-2] if len(pile) > 1 else None
+    return next((version for version in reversed(pile[:-1]) if version in living), None)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from recsys.tracking.mlflow_store import open_client, tracking_uri
 from recsys.tracking.moves import Move, below, moves_of
 from recsys.tracking.registry_calls import LostRaceError, MissingError, RegistryError, called
-from recsys.tracking.registry_lock import LEASE_S, RegistryLock
+from recsys.tracking.registry_lock import INFIX, LEASE_S, RegistryLock
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion, RegisteredModel
@@ -28,12 +28,19 @@ if TYPE_CHECKING:
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 PROMOTED_AT, PROMOTED_BY, ROLLED_BACK = "recsys.promoted_at", "recsys.promoted_by", "recsys.rolled_back_because"
 _MOST_CHARACTERS = 1000
-_NAME = re.compile(r"[\w .-]+")
+_NAME = re.compile(r"[\w-]([\w .-]{0,198}[\w-])?")
+_LOCK = re.compile(rf".+{re.escape(INFIX)}\d+")
 
 
 def who() -> str:
     """Who acts: the user that the tracking server knows, else the one of this machine."""
-    return os.environ.get("MLFLOW_TRACKING_USERNAME") or f"{getpass.getuser()}@{socket.gethostname()}"
+    if account := os.environ.get("MLFLOW_TRACKING_USERNAME"):
+        return account
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # in a container whose user has no name
+        user = f"user {os.getuid()}"
+    return f"{user}@{socket.gethostname()}"
 
 
 def now() -> str:
@@ -62,15 +69,20 @@ class Registry:
         """The registered model `name`, which need not exist yet.
 
         Args:
-            name: letters, digits, spaces, dots, dashes and underscores.
+            name: up to 200 letters, digits, spaces, dots, dashes and underscores, no dot or space at its ends.
             uri: of the store; None: see `tracking_uri`.
 
         Raises:
-            RegistryError: the name has other characters.
+            RegistryError: the name is another, or that of a lock.
             TrackingError: the store cannot be used.
         """
         if not _NAME.fullmatch(name):
-            raise RegistryError(f"`{name}`: a registered model is named by letters, digits, spaces, and . - _ alone")
+            raise RegistryError(
+                f"`{name}`: a registered model is named by up to 200 letters, digits, spaces, and . - _, with no space "
+                "or dot at the ends"
+            )
+        if _LOCK.fullmatch(name):  # who takes a lock over deletes it
+            raise RegistryError(f"`{name}`: such names are kept for locks; give the model another")
         uri = uri or tracking_uri()
         return cls(open_client(uri), uri, name)
 
@@ -162,10 +174,13 @@ class Registry:
 
         def begin(aliases: dict[str, str], number: int, moves: list[Move]) -> Move:
             champion, previous = aliases.get(CHAMPION), aliases.get(PREVIOUS)
-            if previous is None or previous == champion:
-                raise RegistryError(f"`{self.name}` has no previous champion to go back to")
-            self.version(previous)  # raises where it was deleted
-            deeper = below(moves, previous)
+            living = {str(version.version) for version in self.versions()}
+            if previous not in living - {champion}:
+                raise RegistryError(
+                    f"`{self.name}` has no previous champion to go back to; point its alias `{PREVIOUS}` in MLflow at "
+                    f"the version that is to serve, `recsys registry list {self.name}` shows them"
+                )
+            deeper = below(moves, previous, living)
             return Move(number, "rollback", previous, champion, previous, deeper, who(), now(), because.strip())
 
         return self._moved(begin)
@@ -213,7 +228,7 @@ class Registry:
         lock.check()
         if self.aliases().get(CHAMPION) != last.champion:
             return self._undone(last)
-        self._point(PREVIOUS, last.previous)
+        self._put_back(PREVIOUS, last.previous)
         return self._finished(last)
 
     def _finished(self, move: Move) -> Move:
@@ -222,13 +237,17 @@ class Registry:
             if self.aliases().get(CHALLENGER) == move.champion:
                 self._point(CHALLENGER, None)
         elif move.replaced is not None:
-            self.tag(move.replaced, {ROLLED_BACK: str(move.because)})
+            with suppress(MissingError):  # deleted, where a move is settled long after
+                self.tag(move.replaced, {ROLLED_BACK: str(move.because)})
         return self._write(replace(move, state="done"))
 
     def _undone(self, move: Move) -> Move:
-        if self.aliases().get(CHAMPION) == move.champion:
-            self._point(CHAMPION, move.replaced)
-        self._point(PREVIOUS, move.previous_before)
+        aliases = self.aliases()
+        if aliases.get(CHAMPION) == move.champion:
+            self._put_back(CHAMPION, move.replaced)
+            if move.kind == "promotion" and CHALLENGER not in aliases:
+                self._put_back(CHALLENGER, move.champion)
+        self._put_back(PREVIOUS, move.previous_before)
         return self._write(replace(move, state="undone"))
 
     def _write(self, move: Move) -> Move:
@@ -240,6 +259,13 @@ class Registry:
             called(self.uri, self.client.delete_registered_model_alias, self.name, alias)
         else:
             called(self.uri, self.client.set_registered_model_alias, self.name, alias, version)
+
+    def _put_back(self, alias: str, version: str | None) -> None:
+        """Points an alias to what it pointed to, to nothing if that was deleted meanwhile."""
+        try:
+            self._point(alias, version)
+        except MissingError:
+            self._point(alias, None)
 
     def _lock(self) -> RegistryLock:
         return RegistryLock(self.client, self.uri, self.name, self.lease_s, patience_s=2 * self.lease_s)

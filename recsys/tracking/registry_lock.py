@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING
 
+from recsys.tracking.mlflow_store import TrackingError
 from recsys.tracking.registry_calls import LostRaceError, MissingError, TakenError, called
 
 if TYPE_CHECKING:
@@ -85,13 +86,17 @@ class RegistryLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Gives the lock back, and clears those that were taken over."""
-        held = self._held()
-        if held.get(self._generation, ("", ""))[0] != self._token:
-            return  # taken over by somebody else, who clears it
-        for generation in self._taken_over:
-            self._delete(generation)
-        self._delete(self._generation)
+        """Gives the lock back, and clears those that were taken over.
+
+        A store that fails now keeps the lock, which grows stale: what was done under it is done.
+        """
+        with suppress(TrackingError):
+            held = self._held()
+            if held.get(self._generation, ("", ""))[0] != self._token:
+                return  # taken over by somebody else, who clears it
+            for generation in self._taken_over:
+                self._delete(generation)
+            self._delete(self._generation)
 
     def check(self) -> None:
         """To be called right before each write that the lock protects.

@@ -99,6 +99,11 @@ def test_what_cannot_be_done_is_said(registry: Registry, uri: str) -> None:
         Registry.open("unheard", uri).aliases()
     with pytest.raises(MissingError):
         registry.version("99")
+    for name in (" ", "..", "x" * 201, "shop."):
+        with pytest.raises(RegistryError, match="up to 200 letters"):
+            Registry.open(name, uri)
+    with pytest.raises(RegistryError, match="kept for locks"):
+        Registry.open("shop.lock.1", uri)
     for reason in (" ", "x" * 1001):
         with pytest.raises(RegistryError, match="needs a reason"):
             registry.rollback(reason)
@@ -113,18 +118,83 @@ def test_a_store_that_cannot_be_reached_is_said_in_a_sentence() -> None:
 def test_a_deleted_version_is_nothing_to_go_back_to(registry: Registry) -> None:
     registry.promote("2", "1")
     registry.client.delete_model_version(registry.name, "1")
-    with pytest.raises(RegistryError):
+    with pytest.raises(RegistryError, match="no previous champion to go back to; point its alias `previous`"):
         registry.rollback("bad")
     assert registry.aliases()[CHAMPION] == "2"
 
 
-@pytest.mark.parametrize("moved", [0, 1, 2])
+def test_a_rollback_passes_over_deleted_versions_further_back(registry: Registry) -> None:
+    for number in ("2", "3", "4"):
+        registry.challenge(number)
+        registry.promote(number, str(int(number) - 1))
+    registry.client.delete_model_version(registry.name, "2")
+    registry.rollback("\N{HEAVY EXCLAMATION MARK SYMBOL}" * 1000)  # as long as any, in any script
+    assert registry.aliases() == {CHAMPION: "3", PREVIOUS: "1"}
+
+
+@pytest.mark.parametrize("deleted", ["1", "3"])
+def test_an_unfinished_move_is_settled_whatever_was_deleted_since(registry: Registry, deleted: str) -> None:
+    registry.promote("2", "1")
+    begun = Move(3, "promotion", "3", "2", "1", "2", "me", "now")
+    registry._write(begun)
+    registry._point(PREVIOUS, "2")  # and killed
+    registry.client.delete_model_version(registry.name, deleted)
+    move = registry.repair()
+    assert move is not None and move.state == "undone"
+    assert registry.aliases() == {CHAMPION: "2"} | ({PREVIOUS: "1"} if deleted == "3" else {})
+
+
+def test_a_tag_that_is_no_move_is_named(registry: Registry) -> None:
+    registry.client.set_registered_model_tag(registry.name, "recsys.move.note", "mine")
+    with pytest.raises(RegistryError, match=r"tag `recsys\.move\.note` of the registered model is no move .*delete it"):
+        registry.moves()
+
+
+def test_an_alias_that_was_removed_by_hand(registry: Registry) -> None:
+    """Without a champion the next one is the first; `previous` stays what it was."""
+    registry.promote("2", "1")
+    registry.client.delete_registered_model_alias(registry.name, CHAMPION)
+    registry.challenge("3")
+    registry.promote("3", None)
+    assert registry.aliases() == {CHAMPION: "3", PREVIOUS: "1"}
+    registry.rollback("bad")
+    assert registry.aliases() == {CHAMPION: "1"}
+
+
+def test_who_acts_is_told_without_a_name_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME", "MLFLOW_TRACKING_USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", {}.__getitem__)
+    assert module.who().startswith(f"user {os.getuid()}@")
+
+
+def test_a_store_that_fails_when_the_lock_is_given_back_takes_nothing_back(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def down(self: RegistryLock, generation: int) -> None:
+        raise TrackingError("down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(RegistryLock, "_delete", down)
+        registry.promote("2", "1")
+    assert registry.aliases() == {CHAMPION: "2", PREVIOUS: "1"} and len(locks(registry)) == 1
+    registry.challenge("3")
+    replace(registry, lease_s=1.0).promote("3", "2")
+    assert not locks(registry)
+
+
+@pytest.mark.parametrize("moved", [0, 1, 2, "written"])
 @pytest.mark.parametrize("what", [KeyboardInterrupt, TrackingError])
 def test_an_interrupted_promotion_leaves_the_aliases_as_they_were(
-    registry: Registry, moved: int, what: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    registry: Registry, moved: int | str, what: type[BaseException], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After so many aliases were written, the next call of the store is interrupted, once."""
-    point, calls = Registry._point, itertools.count()
+    """After so many aliases were written, or all and then the tag, the call of the store is interrupted, once."""
+    point, write, calls = Registry._point, Registry._write, itertools.count()
+
+    def interrupted_late(self: Registry, move: Move) -> Move:
+        if move.state == "done":
+            raise what
+        return write(self, move)
 
     def interrupted(self: Registry, alias: str, version: str | None) -> None:
         if next(calls) == moved:
@@ -133,6 +203,8 @@ def test_an_interrupted_promotion_leaves_the_aliases_as_they_were(
 
     before = registry.aliases()
     monkeypatch.setattr(Registry, "_point", interrupted)
+    if moved == "written":
+        monkeypatch.setattr(Registry, "_write", interrupted_late)
     with pytest.raises(what):
         registry.promote("2", "1")
     monkeypatch.undo()
@@ -292,6 +364,7 @@ def rolled_back(number: int, champion: str, replaced: str) -> Move:
 @pytest.mark.parametrize(
     ("moves", "champion", "expected"),
     [
+        ([promoted(1, "7", None), promoted(2, "8", "7"), promoted(3, "9", "8")], "9", None),  # 7 and 8 were deleted
         ([], "1", None),
         ([promoted(1, "1", None)], "1", None),
         ([promoted(1, "2", "1"), promoted(2, "3", "2")], "2", "1"),
@@ -302,4 +375,4 @@ def rolled_back(number: int, champion: str, replaced: str) -> Move:
     ],
 )
 def test_the_pile_of_champions(moves: list[Move], champion: str, expected: str | None) -> None:
-    assert below(moves, champion) == expected
+    assert below(moves, champion, {"1", "2", "3", "9"}) == expected
