@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -116,3 +117,24 @@ def integers(column: pd.Series, name: str, least: int, origin: str) -> NDArray[n
             f"{column.iloc[int(bad.argmax())]}"
         )
     return numbers.astype(np.int64)
+
+
+def numbers(frame: pd.DataFrame, columns: Sequence[str], origin: str) -> NDArray[np.float32]:
+    """`[R, F]` float32 features of a table.
+
+    Args:
+        frame: the table.
+        columns: of the features.
+        origin: what errors call the table.
+
+    Raises:
+        ListDataError: a column has no numbers, or lacks some.
+    """
+    if bad := [name for name in columns if not pd.api.types.is_numeric_dtype(frame[name])]:
+        raise ListDataError(f"{origin}: features are numbers, {bad} are not; leave them out or encode them")
+    values = np.array(frame[list(columns)].to_numpy(dtype=np.float32, na_value=np.nan), order="C")  # its own memory
+    if (bad_column := ~np.isfinite(values).all(axis=0)).any():
+        raise ListDataError(
+            f"{origin}: feature `{columns[int(bad_column.argmax())]}` is empty or infinite in some rows; fill it"
+        )
+    return values

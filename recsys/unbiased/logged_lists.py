@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 
-from recsys.features.list_table import ListDataError, integers, read_lists
+from recsys.features.list_table import ListDataError, integers, numbers, read_lists
 from recsys.unbiased.shown_lists import ShownLists
 
 
@@ -95,22 +94,10 @@ class LoggedLists:
             raise ListDataError(f"{origin}: no column {missing}; it has {list(frame.columns)}")
         if not len(frame) or not columns:
             raise ListDataError(f"{origin}: {'no column of features' if len(frame) else 'empty'}")
-        documents = _numbers(frame, columns, origin)
+        documents = numbers(frame, columns, origin)
         table = read_lists(frame, query_id, position, click, origin)
         where = None
         if context is not None:
             codes = integers(frame[context], context, 0, origin)
             where = torch.from_numpy(table.of_lists(codes, context, origin))
         return cls(torch.from_numpy(documents), torch.from_numpy(table.place), torch.from_numpy(table.click), where)
-
-
-def _numbers(frame: pd.DataFrame, columns: Sequence[str], origin: str) -> np.ndarray:
-    """`[R, F]` float32."""
-    if bad := [name for name in columns if not pd.api.types.is_numeric_dtype(frame[name])]:
-        raise ListDataError(f"{origin}: features are numbers, {bad} are not; leave them out or encode them")
-    values = np.array(frame[list(columns)].to_numpy(dtype=np.float32, na_value=np.nan), order="C")  # its own memory
-    if (bad_column := ~np.isfinite(values).all(axis=0)).any():
-        raise ListDataError(
-            f"{origin}: feature `{columns[int(bad_column.argmax())]}` is empty or infinite in some rows; fill it"
-        )
-    return values
