@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from recsys.evaluation.evaluation_set import EvaluationSet
 from recsys.models.artefact import ArtefactError
-from recsys.tracking.cards.document import Document, Paragraph, Picture, Section, Table, Words, clipped
+from recsys.tracking.cards.document import Document, Paragraph, Picture, Section
 from recsys.tracking.cards.judged import Group, groups_of
 from recsys.tracking.cards.limits import GateVerdict, limits_section, use_section
 from recsys.tracking.cards.markdown import to_markdown
@@ -18,6 +19,7 @@ from recsys.tracking.cards.page import to_page
 from recsys.tracking.cards.results import coverage_section, protocol_section, results_section
 from recsys.tracking.cards.saved_model import SavedModel
 from recsys.tracking.cards.slices import calibration_section, slices_section
+from recsys.tracking.cards.verdicts import gates_section
 from recsys.tracking.mlflow_run import SMALL_BYTES
 from recsys.tracking.run_folder import RunFolder
 
@@ -49,15 +51,15 @@ class ModelCard:
 
         Raises:
             RunError: the folder holds no run.
-            EvaluationError: an evaluation is damaged.
+            EvaluationError: an evaluation is damaged, or the evaluation set.
         """
         record, saved = run_folder.record, _saved(run_folder)
         groups = groups_of(run_folder.evaluations(of_any=True), record.model)
         pictures = _Pictures(run_folder)
         sections = [
-            *_gates(verdicts),
+            *([gates_section(verdicts)] if verdicts else []),
             model_section(record, saved),
-            data_section(record, saved),
+            data_section(record, saved, _evaluation_set(run_folder)),
             protocol_section(groups, _NOT_EVALUATED),
             *_judgement(run_folder, groups, pictures),
             use_section(record, groups, saved),
@@ -126,14 +128,8 @@ def _saved(folder: RunFolder) -> SavedModel | str:
         return str(error)
 
 
-def _gates(verdicts: Sequence[GateVerdict]) -> list[Section]:
-    if not verdicts:
-        return []
-    rows: list[tuple[Words, ...]] = [(v.name, v.outcome, clipped(v.sentence)) for v in verdicts]
-    limits: list[tuple[Words, ...]] = [(v.name, clipped(v.limit)) for v in verdicts]
-    found = Table("Verdicts", ("gate", "verdict", "finding"), tuple(rows), text=True)
-    demanded = Table("What the gates demand", ("gate", "demand"), tuple(limits), text=True)
-    return [Section("Gates", (found,), (demanded,), rank=0)]
+def _evaluation_set(folder: RunFolder) -> EvaluationSet | None:
+    return EvaluationSet.load(folder.evaluation_set) if folder.evaluation_set.is_dir() else None
 
 
 def _judgement(folder: RunFolder, groups: Sequence[Group], pictures: _Pictures) -> list[Section]:

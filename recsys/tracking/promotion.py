@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from recsys.evaluation.evaluation_set import EvaluationSet
 from recsys.evaluation.result import Evaluation
+from recsys.tracking.cards.verdicts import with_verdicts
 from recsys.tracking.gates.case import Contestant, PromotionCase
 from recsys.tracking.gates.gate import Verdict
 from recsys.tracking.gates.run import outcome_of
+from recsys.tracking.model_card import PAGE
 from recsys.tracking.most_popular import MostPopular
 from recsys.tracking.moves import Move
 from recsys.tracking.pyfunc_evaluation import evaluate_pyfunc
@@ -81,7 +83,9 @@ def judge(evaluation_set: EvaluationSet, retrieve: int, contestant: Contestant, 
 
 
 def record_verdicts(registry: Registry, case: PromotionCase, verdicts: Sequence[Verdict]) -> str | None:
-    """Writes verdicts where they stay: tags of the version, and JSON and Markdown among the files of its run.
+    """Writes verdicts where they stay: tags and card of the version, and JSON and Markdown among the files of its run.
+
+    Verdicts of an earlier judgement are replaced, also those of gates that were not asked now; its files stay.
 
     Args:
         registry: the registered model.
@@ -106,9 +110,11 @@ def record_verdicts(registry: Registry, case: PromotionCase, verdicts: Sequence[
         "by": by,
         "gates": [verdict.as_json() for verdict in verdicts],
     }
-    tags = {VERDICT: outcome_of(verdicts), JUDGED_AT: at, JUDGED_BY: by}
+    version = registry.version(case.challenger.version)
+    tags: dict[str, str | None] = {name: None for name in version.tags if name.startswith(GATE)}
     tags |= {f"{GATE}{verdict.name}": _tag(verdict) for verdict in verdicts}
-    registry.tag(case.challenger.version, tags)
+    registry.tag(case.challenger.version, tags | {JUDGED_AT: at, JUDGED_BY: by, VERDICT: outcome_of(verdicts)})
+    registry.describe(case.challenger.version, with_verdicts(version.description or "", verdicts, PAGE))
     if case.challenger.run_id is None:
         return None
     folder = f"promotion/{registry.name} {case.challenger.version}/{at.replace(':', '-')}"

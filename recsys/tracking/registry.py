@@ -126,10 +126,17 @@ class Registry:
         """
         return moves_of(self._model().tags)
 
-    def tag(self, version: str, tags: Mapping[str, str]) -> None:
-        """Sets tags of a version."""
+    def tag(self, version: str, tags: Mapping[str, str | None]) -> None:
+        """Sets tags of a version, in their order; None removes one that is there."""
         for key, value in tags.items():
-            called(self.uri, self.client.set_model_version_tag, self.name, version, key, value)
+            if value is None:
+                called(self.uri, self.client.delete_model_version_tag, self.name, version, key)
+            else:
+                called(self.uri, self.client.set_model_version_tag, self.name, version, key, value)
+
+    def describe(self, version: str, text: str) -> None:
+        """Sets the description of a version."""
+        called(self.uri, self.client.update_model_version, self.name, version, text)
 
     def challenge(self, version: str) -> None:
         """Makes a version the challenger."""

@@ -18,8 +18,9 @@ from recsys.tracking import model_card
 from recsys.tracking.cards.document import LEAST, Document, Facts, Paragraph, Picture, Points, Section, Strong, Table
 from recsys.tracking.cards.markdown import GAP, escaped, to_markdown
 from recsys.tracking.cards.page import to_page
+from recsys.tracking.cards.verdicts import with_verdicts
 from recsys.tracking.mlflow_run import SMALL_BYTES
-from recsys.tracking.model_card import ModelCard, leave_card
+from recsys.tracking.model_card import PAGE, ModelCard, leave_card
 from recsys.tracking.record import RunRecord
 from recsys.tracking.run_folder import RunFolder
 from tests.cli.conftest import make_run, make_search_run
@@ -191,6 +192,7 @@ def test_facts_of_the_model(plain: RunFolder) -> None:
         "recsys.models.synergen.SynerGen",
         record.data["fingerprint"],
         record.split["hash"],
+        "evaluation setmissing",
         f"{record.split['facts']['train_events']:,} events",
         record.started,
         record.versions["torch"],
@@ -313,6 +315,32 @@ def test_gates_and_the_way_to_load_it(plain: RunFolder) -> None:
     assert "No gate" not in text
     assert 'mlflow.pyfunc.load_model("models:/shop/3")' in text
     assert 'Bundle.load("run/model")' in ModelCard.of(plain).markdown()
+
+
+def test_verdicts_are_put_into_a_card_that_is_there(searched: RunFolder) -> None:
+    """The same comes of it as if they had been known when it was made."""
+    given = [verdict("size", "refused", "9 | 5 MiB", "5 MiB"), verdict("off_policy", "not run", "no log")]
+    older = [verdict("load_test", "error", "it died", "")]
+
+    def card(*verdicts: list[SimpleNamespace], limit: int = 100_000) -> str:
+        return to_markdown(ModelCard.of(searched, *verdicts).document, PAGE, limit)
+
+    assert with_verdicts(card(), given, PAGE, 100_000) == card(given)
+    assert with_verdicts(card(older), given, PAGE, 100_000) == card(given)
+    assert with_verdicts(card(given), older[:0], PAGE, 100_000).count("No gate has judged this model.") == 1
+
+    long = [verdict(f"gate_{number}", "passed", "x" * 300) for number in range(9)]
+    short = ModelCard.of(searched).markdown()
+    text = with_verdicts(short, long, PAGE)
+    assert len(text) <= 5000 and len(table(rendered(text), "gate verdict")) == 10
+    assert "\n## Results\n" in text and "\n## Limits\n" in text and "No gate" not in text
+    (line,) = (line for line in text.splitlines() if line.startswith("Left out for length"))
+    titles = [section.title for section in ModelCard.of(searched).document.sections]
+    gone = {title for title in titles if f"\n## {title}\n" not in text}
+    assert gone and set(line.partition(": ")[2].rstrip(".").split(", ")) == gone
+    assert with_verdicts(text, long, PAGE) == text
+    assert with_verdicts("mine", given, PAGE).startswith("mine\n\n## Gates\n\nVerdicts:\n\n| gate")
+    assert "## Gates" not in with_verdicts("mine", long * 9, PAGE)
 
 
 def test_calibration(run: RunFolder) -> None:

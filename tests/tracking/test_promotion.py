@@ -94,6 +94,7 @@ def test_a_case_and_its_verdicts(client: MlflowClient, uri: str, tmp_path: Path)
     with pytest.raises(RegistryError, match=r"`case` has no challenger; `recsys registry register RUN --name case`"):
         case_of(registry)
     registry.challenge("1")
+    registry.describe("1", "# Mine")
     case = case_of(registry)
     assert case.evaluation_set.fingerprint == frozen().fingerprint == case.challenger.registered_with
     assert case.champion.version is None and isinstance(case.champion.load(), MostPopular)
@@ -116,6 +117,13 @@ def test_a_case_and_its_verdicts(client: MlflowClient, uri: str, tmp_path: Path)
     assert page == markdown(written)
     (row,) = (line for line in page.splitlines() if line.startswith("| b |"))
     assert row == r"| b | refused | x \| y | &lt;b> \| 'c' |"
+
+    card = registry.version("1").description
+    assert card.startswith("# Mine\n\n## Gates") and "| b" in card and "Gates that were not run" not in card
+    record_verdicts(registry, case, [passed])
+    tags = registry.version("1").tags  # what an earlier judgement has found is no finding of this one
+    assert tags["recsys.verdict"] == "passed" and {t for t in tags if t.startswith("recsys.gate.")} == {"recsys.gate.a"}
+    assert "| b" not in registry.version("1").description
 
     promote(registry, case, [passed])
     with pytest.raises(LostRaceError):  # the same case once more: champion and challenger are others by now

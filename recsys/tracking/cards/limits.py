@@ -11,6 +11,10 @@ from recsys.tracking.cards.saved_model import SavedModel
 from recsys.tracking.cards.slices import small_slices
 from recsys.tracking.record import RunRecord
 
+LIMITS = "Limits"
+NOT_JUDGED = "No gate has judged this model."
+UNASKED = "Gates that were not run, or found nothing out: "
+
 
 class GateVerdict(Protocol):
     """What a card shows of the verdict of a gate."""
@@ -63,12 +67,17 @@ def limits_section(
     small = [name for group in groups if group.own[0].intervals for name in small_slices(group)]
     if small:
         lines.append((f"Slices too small to judge: {'; '.join(small)}.",))
+    if (line := of_gates(verdicts)) is not None:
+        lines.append((line,))
+    return Section(LIMITS, (Points(tuple(lines)),), rank=0)
+
+
+def of_gates(verdicts: Sequence[GateVerdict]) -> str | None:
+    """What gates did not find out; None: nothing."""
     unasked = [verdict.name for verdict in verdicts if verdict.outcome not in ("passed", "refused")]
     if not verdicts:
-        lines.append(("No gate has judged this model.",))
-    elif unasked:
-        lines.append((f"Gates that were not run, or found nothing out: {', '.join(unasked)}.",))
-    return Section("Limits", (Points(tuple(lines)),), rank=0)
+        return NOT_JUDGED
+    return f"{UNASKED}{', '.join(unasked)}." if unasked else None
 
 
 def _of_run(record: RunRecord) -> Iterator[Line]:

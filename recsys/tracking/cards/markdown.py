@@ -65,13 +65,30 @@ def escaped(text: str) -> str:
     return _MARKS.sub(lambda found: f"&#{ord(found[0])};", text)
 
 
+def section_text(section: Section, page: str, rows: int = ROWS[0]) -> str:
+    """The Markdown of a section.
+
+    Args:
+        section: to write.
+        page: file name of the page that has everything.
+        rows: that a table of numbers has at most.
+    """
+    parts = [f"## {escaped(section.title)}", *(_block(block, page, rows) for block in section.blocks)]
+    return "\n\n".join(part for part in parts if part)
+
+
+def left_out_line(page: str, titles: str) -> str:
+    """Names the sections that only the page has."""
+    return f"Left out for length, and found in `{page}`: {titles}."
+
+
 def _text(document: Document, kept: Sequence[Section], page: str, rows: int) -> str:
     parts = [f"# {escaped(document.title)}"]
     for section in kept:
-        parts += [f"## {escaped(section.title)}", *(_block(block, page, rows) for block in section.blocks)]
+        parts.append(section_text(section, page, rows))
     left_out = ", ".join(section.title for section in document.sections if section not in kept)
     if left_out:
-        parts.append(f"Left out for length, and found in `{page}`: {escaped(left_out)}.")
+        parts.append(left_out_line(page, escaped(left_out)))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -8,6 +8,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from recsys.evaluation.evaluation_set import EvaluationSet
 from recsys.tracking.cards.document import LEAST, Block, Code, Facts, Line, Listing, Picture, Section, clipped
 from recsys.tracking.cards.saved_model import SavedModel
 from recsys.tracking.record import RunRecord
@@ -47,8 +48,14 @@ def model_section(record: RunRecord, saved: SavedModel | str) -> Section:
     return Section("Model", (Facts(tuple(about)),), (Facts((("further versions", (", ".join(others),)),)),))
 
 
-def data_section(record: RunRecord, saved: SavedModel | str) -> Section:
-    """What it was trained on, and how that was split."""
+def data_section(record: RunRecord, saved: SavedModel | str, evaluation_set: EvaluationSet | None) -> Section:
+    """What it was trained on, how that was split, and which requests were frozen.
+
+    Args:
+        record: of the run.
+        saved: the model, or why there is none to be read.
+        evaluation_set: that the run has left; None: none.
+    """
     data, split, facts = record.data, record.split, record.split["facts"]
     counts = data["facts"]
     rows: list[tuple[str, Line]] = [
@@ -62,6 +69,7 @@ def data_section(record: RunRecord, saved: SavedModel | str) -> Section:
     rows += [
         ("split", (Code(split["rule"]), ", hash ", Code(split["hash"][:12]))),
         ("training", (", ".join(_count(facts, f"train_{name}", name) for name in ("events", "users", "items")),)),
+        ("evaluation set", MISSING if evaluation_set is None else _frozen(evaluation_set)),
     ]
     further = {name: value for name, value in counts.items() if name not in _LOG} | facts
     details: list[tuple[str, Line]] = [
@@ -125,6 +133,10 @@ def _revision(record: RunRecord) -> Line:
     if record.git is None:
         return ("missing: not made in a checkout",)
     return (Code(record.git["revision"][:12]), ", with files that differed from it" if record.git["dirty"] else "")
+
+
+def _frozen(evaluation_set: EvaluationSet) -> Line:
+    return (Code(evaluation_set.fingerprint[:12]), f", {len(evaluation_set.requests):,} requests")
 
 
 def _count(facts: dict[str, float], name: str, words: str) -> str:
