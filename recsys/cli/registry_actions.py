@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
@@ -62,34 +62,33 @@ def list_versions(given: Namespace) -> None:
         print(json.dumps(rows, indent=2))
         return
     columns = ("version", "aliases", "verdict", "promoted_at", "rolled_back_because", "registered_at", "run")
-    table = Table(*(column.replace("_", " ") for column in columns))
-    for row in rows:
-        table.add_row(*(_cell(row[column]) for column in columns))
-    Console().print(table)
+    heads = [column.replace("_", " ") for column in columns]
+    Console().print(_table(heads, ([_cell(row[column]) for column in columns] for row in rows)))
 
 
 def history(given: Namespace) -> None:
     """Prints what happened, oldest first."""
     registry = Registry.open(given.name)
-    rows: Any = []
+    rows: list[tuple[Any, ...]] = []
     for version in registry.versions():
-        rows.append((_time(version.creation_timestamp), "registered", int(version.version), version.user_id, None))
+        at = _time(version.creation_timestamp)
+        rows.append((at, at, "registered", int(version.version), version.user_id, None))
         if VERDICT in version.tags:
             tags = version.tags
-            rows.append((tags[JUDGED_AT], f"judged: {tags[VERDICT]}", int(version.version), tags[JUDGED_BY], None))
+            at = tags[JUDGED_AT]
+            rows.append((at, at, f"judged: {tags[VERDICT]}", int(version.version), tags[JUDGED_BY], None))
+    latest = ""
     for move in registry.moves():
+        latest = max(latest, move.at)  # moves stay in their order where clocks of several machines differ
         what = move.kind if move.state == "done" else f"{move.kind}, {move.state}"
         why = move.because or (f"replaces {move.replaced}" if move.replaced else "first champion")
-        rows.append((move.at, what, int(move.champion), move.by, why))
-    rows.sort(key=lambda row: row[0])
+        rows.append((latest, move.at, what, int(move.champion), move.by, why))
+    rows = [row[1:] for row in sorted(rows, key=lambda row: row[0])]
     columns = ("at", "what", "version", "by", "why")
     if given.json:
         print(json.dumps([dict(zip(columns, row, strict=True)) for row in rows], indent=2))
         return
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*map(_cell, row))
-    Console().print(table)
+    Console().print(_table(columns, ([_cell(value) for value in row] for row in rows)))
 
 
 def compare(given: Namespace) -> None:
@@ -168,9 +167,19 @@ ACTIONS: dict[str, Callable[[Namespace], int | None]] = {
 
 def verdict_table(title: str, verdicts: Sequence[Verdict]) -> Table:
     """A `rich` table of verdicts."""
-    table = Table("gate", "verdict", "demanded", "found", title=title, title_justify="left", title_style="")
-    for verdict in verdicts:
-        table.add_row(verdict.name, _outcome(verdict), escape(verdict.limit), escape(verdict.sentence))
+    rows = ([escape(v.name), _outcome(v), escape(v.limit), escape(v.sentence)] for v in verdicts)
+    table = _table(["gate", "verdict", "demanded", "found"], rows)
+    table.title, table.title_justify, table.title_style = title, "left", ""
+    return table
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
+    """A table that is folded where the terminal is narrow: nothing is cut off."""
+    table = Table()
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

@@ -29,7 +29,7 @@ class SliceGuardrail(Gate):
         level: the chance of a false refusal.
         relative: a loss of up to this share of the champion's mean is allowed.
         absolute: a loss of up to this is allowed; added where both are given.
-        least_users: slices of fewer users are not judged.
+        least_users: slices of fewer users are not judged; `numbers` hold how many they have.
 
     Raises:
         GateError: level, margin or groups make no sense.
@@ -55,15 +55,15 @@ class SliceGuardrail(Gate):
     def check(self, case: PromotionCase) -> Verdict:
         everything = [*self._users(case), *(sample for pair in case.pairs() for sample in self._items(pair))]
         judged = [sample for sample in everything if _users_with_value(sample) >= self.least_users]
-        small = [sample.name for sample in everything if _users_with_value(sample) < self.least_users]
-        unseen = f"; fewer than {self.least_users} users: {', '.join(small)}" if small else ""
+        small = {f"{s.name} users": n for s in everything if (n := _users_with_value(s)) < self.least_users}
+        unseen = f"; {len(small)} of fewer than {self.least_users} users not judged" if small else ""
         limit = f"no slice worse by more than {self.margin}, level {self.level:g}, Holm"
         if not judged:
-            return Verdict("SliceGuardrail", True, limit=limit, sentence=f"nothing to judge{unseen}", ran=False)
+            return Verdict("SliceGuardrail", True, small, limit, f"nothing to judge{unseen}", ran=False)
         found = tested(judged, self.margin, "worse", self.level)
         worse = [test for test in found if test.p <= self.level]
         sentence = "worse: " + "; ".join(map(str, worse)) if worse else f"none of {len(found)} slices is worse{unseen}"
-        return Verdict("SliceGuardrail", not worse, all_numbers(found), limit, sentence)
+        return Verdict("SliceGuardrail", not worse, all_numbers(found) | small, limit, sentence)
 
     def _users(self, case: PromotionCase) -> Iterator[Sample]:
         for pair, sample in zip(case.pairs(), samples(case, [self.metric], None), strict=True):

@@ -167,7 +167,8 @@ def test_a_guardrail_refuses_by_bad_luck_no_more_often_than_it_says() -> None:
 def test_slices_of_few_users_are_not_judged_and_told() -> None:
     verdict = SliceGuardrail(least_users=590).check(slices(loss_of_cold_users=1.0))
     assert verdict.passed and not verdict.ran
-    assert verdict.outcome == "not run" and "fewer than 590 users: NDCG@10, history 0-4" in verdict.sentence
+    assert verdict.outcome == "not run" and "of fewer than 590 users not judged" in verdict.sentence
+    assert 0 < verdict.numbers["NDCG@10, history 0-4 users"] < 590
 
 
 @pytest.mark.parametrize(
