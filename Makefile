@@ -38,12 +38,9 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: $(STAMP) ## train, evaluate, recommend and search on MovieLens-100K
+demo: $(STAMP) ## train, recommend and search on MovieLens-100K, promote what is better, refuse what is worse, roll back
 	$(BIN)/python experiments/search_logs.py search_movielens
-	run=runs/demo-$$(date +%Y%m%d-%H%M%S); \
-	$(BIN)/recsys fit --config search_movielens --job.folder $$run; \
-	$(BIN)/recsys recommend $$run --user $(DEMO_USERS) --k 5; \
-	$(BIN)/recsys recommend $$run --user $(firstword $(DEMO_USERS)) --query "$(DEMO_QUERY)" --k 5
+	experiments/demo.sh $(BIN)/recsys "$(DEMO_USERS)" "$(DEMO_QUERY)"
 
 server: $(STAMP) ## show the runs of this folder at http://127.0.0.1:5000
 	$(BIN)/recsys server
