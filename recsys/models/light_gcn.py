@@ -70,7 +70,8 @@ class LightGCN(InteractionNetwork):
     def forward(self, users: Tensor, items: Tensor) -> InteractionVectors:
         rows, place = torch.unique(torch.cat([users, items + self.n_users + 1]), return_inverse=True)
         known = None if torch.is_grad_enabled() and not self._is_known() else self._known()
-        embeddings, vectors = _Smoothed.apply(self._embeddings(), self.adjacency, self.layers, rows, known)
+        embedded = self._embeddings()
+        embeddings, vectors = _Smoothed.apply(embedded, self.adjacency, self.layers, rows, known, self._forget)
         norms, sides = embeddings.square().sum(-1), place.split([len(users), len(items)])
         parts = (of.index_select(0, side) for of in (vectors, norms) for side in sides)
         return InteractionVectors(*parts)
@@ -103,8 +104,12 @@ class LightGCN(InteractionNetwork):
             self._served = self._state(), smoothed(self._embeddings(), self.adjacency, self.layers)
         return self._served[1]
 
+    def _forget(self) -> None:
+        """Weights that change without telling: they change places, or a fused kernel takes the step of a backward."""
+        self._served = None
+
     def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> Self:
-        self._served = None  # the weights change places without telling
+        self._forget()
         return super()._apply(fn, recurse)
 
 
@@ -194,19 +199,29 @@ class _Smoothed(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, embeddings: Tensor, adjacency: Tensor, layers: int, rows: Tensor, known: Tensor | None
+        ctx: Any,
+        embeddings: Tensor,
+        adjacency: Tensor,
+        layers: int,
+        rows: Tensor,
+        known: Tensor | None,
+        forget: Callable[[], None],
     ) -> tuple[Tensor, Tensor]:
-        """Of `rows` `[m]`, each once, `[m, d]` twice; `known` are the means of all rows, if somebody has them."""
+        """Of `rows` `[m]`, each once, `[m, d]` twice; `known` are the means of all rows, if somebody has them.
+
+        `forget` is called in backward: a step will follow.
+        """
         ctx.save_for_backward(adjacency, rows)
-        ctx.layers, ctx.size = layers, len(embeddings)
+        ctx.layers, ctx.size, ctx.forget = layers, len(embeddings), forget
         return embeddings[rows], smoothed(embeddings, adjacency, layers, rows) if known is None else known[rows]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        ctx.forget()
         adjacency, rows = ctx.saved_tensors
         each = grads[1] / (ctx.layers + 1)
         grad = each.new_zeros(ctx.size, each.shape[1]).index_copy_(0, rows, each)
         for _ in range(ctx.layers):
             grad = product(adjacency, grad).index_add_(0, rows, each)
-        return grad.index_add_(0, rows, grads[0]), None, None, None, None
+        return grad.index_add_(0, rows, grads[0]), None, None, None, None, None

@@ -188,6 +188,24 @@ def test_light_gcn_propagates_once_for_losses_and_the_step_that_follows(
         calls.clear()
 
 
+def test_light_gcn_sees_steps_of_kernels_that_tell_torch_nothing(catalogue: Catalogue, split: Split) -> None:
+    """Those of sharded tables, which are taken in backward, and of fused optimizers."""
+    network = made(LightGCN, catalogue)
+    users, items = torch.tensor([3, 1]), torch.tensor([2, 9])
+    for _ in range(2):
+        with torch.no_grad():
+            before = network(users, items)
+        network(users, items).users.sum().backward()
+        for weight in network.parameters():
+            version = weight._version
+            weight.data.add_(0.1)
+            assert weight._version == version
+        with torch.no_grad():
+            after = network(users, items)
+        assert not torch.allclose(after.users, before.users)
+        torch.testing.assert_close(after.users.double(), dense_light_gcn(network, split)[users])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("biases", [False, True])
 def test_matrix_factorization_is_an_inner_product_with_biases(biases: bool, catalogue: Catalogue) -> None:
     network = made(MatrixFactorization, catalogue, biases=biases)
