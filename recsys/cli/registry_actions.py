@@ -24,6 +24,7 @@ from recsys.tracking.gates.rules import DEFAULT, GateRules
 from recsys.tracking.gates.run import outcome_of, run_gates
 from recsys.tracking.promotion import JUDGED_AT, JUDGED_BY, VERDICT, case_of, record_verdicts
 from recsys.tracking.promotion import promote as promote_challenger
+from recsys.tracking.promotion import rollback as roll_back
 from recsys.tracking.registration import FINGERPRINT
 from recsys.tracking.registration import register as register_run
 from recsys.tracking.registry import PROMOTED_AT, ROLLED_BACK, Registry
@@ -151,7 +152,7 @@ def promote(given: Namespace) -> int:
 
 def rollback(given: Namespace) -> None:
     """Brings the previous champion back."""
-    move = Registry.open(given.name).rollback(given.reason)
+    move = roll_back(Registry.open(given.name), given.reason)
     print(f"version {move.champion} of `{given.name}` is the champion again, {move.replaced} is not")
 
 

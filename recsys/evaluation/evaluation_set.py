@@ -29,6 +29,7 @@ from recsys.evaluation.result import EvaluationError, whole_folder
 from recsys.evaluation.tasks import Part, Task, requests, tasks_of
 from recsys.features.jagged import JaggedColumn, offsets_of
 from recsys.features.splits import Ids, Split
+from recsys.models.artefact import file_sha256
 from recsys.retrieval.topk import Jagged
 
 FORMAT_VERSION = 1
@@ -214,7 +215,7 @@ class EvaluationSet:
                 "counts": {"requests": len(self.requests), "items": len(self.items)},
                 "sample": self.sample,
                 "tasks": list(self.facts),
-                "sha256": {name: _sha256(made / name) for name in (_REQUESTS, _ITEMS)},
+                "sha256": {name: file_sha256(made / name) for name in (_REQUESTS, _ITEMS)},
             }
             (made / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
 
@@ -231,7 +232,7 @@ class EvaluationSet:
             if manifest["format"] != FORMAT_VERSION:
                 raise EvaluationError(f"{folder}: format {manifest['format']}, this version reads {FORMAT_VERSION}")
             for name, expected in manifest["sha256"].items():
-                if _sha256(folder / name) != expected:
+                if file_sha256(folder / name) != expected:
                     raise EvaluationError(f"{folder / name}: altered since the evaluation set was frozen")
             found = cls(
                 name=manifest["name"],
@@ -248,8 +249,3 @@ class EvaluationSet:
         if found.fingerprint != expected:
             raise EvaluationError(f"{folder / _MANIFEST}: altered since the evaluation set was frozen")
         return found
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

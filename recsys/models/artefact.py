@@ -79,7 +79,7 @@ def save_model(model: Recommender, folder: str | Path, extras: Mapping[str, byte
         for name, source in (extras or {}).items():
             _write_extra(temporary / _checked_name(name, folder), source)
         names = sorted(path.relative_to(temporary).as_posix() for path in temporary.rglob("*") if path.is_file())
-        files = {name: _sha256(temporary / name) for name in names}
+        files = {name: file_sha256(temporary / name) for name in names}
         manifest = Manifest(class_path=class_path, torch=torch.__version__, files=files)
         (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp makes a private folder
@@ -109,7 +109,7 @@ def read_manifest(folder: str | Path) -> Manifest:
         path = folder / _relative(name, folder)
         if not path.is_file():
             raise ArtefactError(f"{path}: missing; copy the folder again or save the model again")
-        if _sha256(path) != expected:
+        if file_sha256(path) != expected:
             raise ArtefactError(f"{path}: altered since it was saved (SHA-256 differs); save the model again")
     return manifest
 
@@ -196,7 +196,8 @@ def _put_in_place(temporary: Path, folder: Path) -> None:
     shutil.rmtree(aside, ignore_errors=True)
 
 
-def _sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

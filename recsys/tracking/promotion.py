@@ -15,11 +15,12 @@ from recsys.tracking.gates.case import Contestant, PromotionCase
 from recsys.tracking.gates.gate import Verdict
 from recsys.tracking.gates.run import outcome_of
 from recsys.tracking.model_card import PAGE
+from recsys.tracking.model_files import check_files
 from recsys.tracking.most_popular import MostPopular
 from recsys.tracking.moves import Move
 from recsys.tracking.pyfunc_evaluation import evaluate_pyfunc
 from recsys.tracking.registration import FINGERPRINT, load_evaluation_set
-from recsys.tracking.registry import CHALLENGER, CHAMPION, Registry, now, who
+from recsys.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, now, who
 from recsys.tracking.registry_calls import RegistryError, called, default_store
 
 if TYPE_CHECKING:
@@ -128,14 +129,31 @@ def promote(registry: Registry, case: PromotionCase, verdicts: Sequence[Verdict]
     """Makes the challenger of a case the champion.
 
     Raises:
-        RegistryError: a gate has refused it.
+        RegistryError: a gate has refused it, or its files are not those that were registered.
         LostRaceError: champion or challenger are others by now.
         TrackingError: the store cannot be used.
     """
     if (outcome := outcome_of(verdicts)) != "passed":
         raise RegistryError(f"`{registry.name}`: the gates say {outcome}; nothing was moved")
     assert case.challenger.version is not None
+    check_files(registry, case.challenger.version)
     return registry.promote(case.challenger.version, case.champion.version)
+
+
+def rollback(registry: Registry, because: str) -> Move:
+    """Makes the previous champion the champion again; see `Registry.rollback`.
+
+    Raises:
+        RegistryError: nothing is there to go back to, its files are not those that were registered, or no reason is
+            given.
+        LostRaceError: somebody else is moving aliases, and does not come to an end.
+        TrackingError: the store cannot be used.
+    """
+    registry.repair()
+    previous = registry.aliases().get(PREVIOUS)
+    if previous is not None:
+        check_files(registry, previous)
+    return registry.rollback(because)
 
 
 def markdown(content: dict[str, Any]) -> str:
@@ -166,7 +184,7 @@ def _contestant(registry: Registry, version: ModelVersion, alias: str) -> Contes
     uri = f"models:/{registry.name}/{version.version}"
     return Contestant(
         name=f"{alias}, version {version.version}",
-        load=partial(_loaded, registry.uri, uri),
+        load=partial(_loaded, registry, str(version.version)),
         uri=uri,
         version=str(version.version),
         run_id=version.run_id or None,
@@ -174,11 +192,12 @@ def _contestant(registry: Registry, version: ModelVersion, alias: str) -> Contes
     )
 
 
-def _loaded(tracking_uri: str, uri: str) -> Any:
-    with default_store(tracking_uri):
+def _loaded(registry: Registry, version: str) -> Any:
+    check_files(registry, version)
+    with default_store(registry.uri):
         import mlflow
 
-        return mlflow.pyfunc.load_model(uri)
+        return mlflow.pyfunc.load_model(f"models:/{registry.name}/{version}")
 
 
 def _tag(verdict: Verdict) -> str:

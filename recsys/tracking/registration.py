@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from recsys.evaluation.evaluation_set import EvaluationSet
+from recsys.evaluation.result import EvaluationError
 from recsys.tracking.mlflow_run import MLflowRun
 from recsys.tracking.mlflow_store import open_client, tracking_uri
 from recsys.tracking.model_card import MARKDOWN, ModelCard
-from recsys.tracking.record import RUN
+from recsys.tracking.model_files import FILES, files_digest
+from recsys.tracking.record import RUN, RunError
 from recsys.tracking.redaction import without_secrets
 from recsys.tracking.registry import Registry
 from recsys.tracking.registry_calls import RegistryError, TakenError, called, default_store
@@ -30,8 +33,9 @@ FINGERPRINT = "recsys.evaluation_set"
 def register(run: str, name: str | None = None, uri: str | None = None) -> ModelVersion:
     """Registers the model of a run, and makes the new version the challenger.
 
-    The version is described by the model card, and tagged with the fingerprint of the run's evaluation set. What the
-    MLflow run lacks of the model and the set is logged; a folder that was never tracked gets a run.
+    The version is described by the model card, and tagged with the fingerprint of the run's evaluation set and a hash
+    of the model's files. What the MLflow run lacks of the model and the set is logged; a folder that was never tracked
+    gets a run. A card that cannot be made costs a warning.
 
     Args:
         run: folder of a run, or id of an MLflow run.
@@ -46,18 +50,21 @@ def register(run: str, name: str | None = None, uri: str | None = None) -> Model
     uri = uri or tracking_uri()
     folder = RunFolder(Path(run)) if (Path(run) / RUN).is_file() else None
     client = open_client(uri)
-    run_id = run if folder is None else _run_of(folder, client, uri)
+    run_id = run if folder is None else _run_of(folder, uri)
     try:
         found = called(uri, client.get_run, run_id)
     except RegistryError:
         what = "neither the folder of a run nor" if folder is None else f"its MLflow run {run_id} is not"
         raise RegistryError(f"{run}: {what} a run of the store at {without_secrets(uri)}") from None
     if name is None:
-        name = client.get_experiment(found.info.experiment_id).name if folder is None else folder.record.name
+        name = (
+            called(uri, client.get_experiment, found.info.experiment_id).name if folder is None else folder.record.name
+        )
     registry = Registry.open(name, uri)
     model = _logged_model(client, uri, run_id, folder)
     fingerprint = _evaluation_set(client, uri, run_id, folder)
-    tags = {} if fingerprint is None else {FINGERPRINT: fingerprint}
+    tags = {FILES: files_digest(model.artifact_location, uri)}
+    tags |= {} if fingerprint is None else {FINGERPRINT: fingerprint}
     try:
         called(uri, client.create_registered_model, name)
     except TakenError:
@@ -66,9 +73,9 @@ def register(run: str, name: str | None = None, uri: str | None = None) -> Model
         version: ModelVersion = called(
             uri, client.create_model_version, name, model.model_uri, run_id, tags, model_id=model.model_id
         )
-    card = _card(client, run_id, folder, f"models:/{name}/{version.version}")
+    card = _card(client, uri, run_id, folder, f"models:/{name}/{version.version}")
     if card is not None:
-        called(uri, client.update_model_version, name, version.version, card)
+        registry.describe(str(version.version), card)
     registry.challenge(str(version.version))
     return registry.version(str(version.version))
 
@@ -86,7 +93,7 @@ def load_evaluation_set(client: MlflowClient, uri: str, run_id: str) -> Evaluati
         return EvaluationSet.load(called(uri, client.download_artifacts, run_id, EVALUATION_SET, made))
 
 
-def _run_of(folder: RunFolder, client: MlflowClient, uri: str) -> str:
+def _run_of(folder: RunFolder, uri: str) -> str:
     record = folder.record
     if record.status != "finished":
         raise RegistryError(f"{folder.path}: the run is {record.status}; continue it with `--job.resume true`")
@@ -126,11 +133,15 @@ def _evaluation_set(client: MlflowClient, uri: str, run_id: str, folder: RunFold
     return fingerprint
 
 
-def _card(client: MlflowClient, run_id: str, folder: RunFolder | None, model: str) -> str | None:
+def _card(client: MlflowClient, uri: str, run_id: str, folder: RunFolder | None, model: str) -> str | None:
     """The model card, as the description of a version; None where the run has none."""
     if folder is not None:
-        return ModelCard.of(folder, uri=model).markdown()
-    if MARKDOWN not in {entry.path for entry in client.list_artifacts(run_id)}:
+        try:
+            return ModelCard.of(folder, uri=model).markdown()
+        except (RunError, EvaluationError) as error:  # the version is there already
+            warnings.warn(f"version without a card: {error}", stacklevel=3)
+            return None
+    if MARKDOWN not in {entry.path for entry in called(uri, client.list_artifacts, run_id)}:
         return None
     with tempfile.TemporaryDirectory() as made:
-        return Path(client.download_artifacts(run_id, MARKDOWN, made)).read_text(encoding="utf-8")
+        return Path(called(uri, client.download_artifacts, run_id, MARKDOWN, made)).read_text(encoding="utf-8")

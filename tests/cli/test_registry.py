@@ -8,6 +8,8 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import pytest
 import yaml
@@ -42,6 +44,13 @@ class Meddling(Gate):
         registry = Registry.open(self.name)
         registry.challenge("1")
         return Verdict("meddling", True)
+
+
+class Passing(Gate):
+    """Asks nothing."""
+
+    def check(self, case: Any) -> Verdict:
+        return Verdict("passing", True)
 
 
 class Interrupted(Gate):
@@ -221,6 +230,41 @@ def test_exit_codes(
     for words in (["list", name], ["promote", name], ["rollback", name, "--reason", "x"], ["register", "0" * 32]):
         code, text = said(*words)
         assert code == 4 and "http://127.0.0.1:9 cannot be used" in text
+
+
+def test_files_that_were_exchanged_since_they_were_registered(
+    client: MlflowClient, finished_run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By somebody who may write files of runs, and not move aliases."""
+    name, gates = "exchanged", of_gates(tmp_path, {"class_path": f"{HERE}.Passing"})
+    for number in (1, 2):
+        assert registry("register", finished_run.path, "--name", name) == 0
+        assert registry("promote", name, "--gates", gates) == 0
+        assert client.get_model_version(name, str(number)).tags["recsys.files_sha256"]
+    assert registry("register", finished_run.path, "--name", name) == 0
+    model_id = client.get_model_version(name, "3").source.removeprefix("models:/")
+    folder = Path(url2pathname(urlsplit(client.get_logged_model(model_id).artifact_location).path))
+    bundle = folder / "artifacts" / "bundle"
+    before, moved = aliases(client, name), (["promote", name, "--gates", gates], ["rollback", name, "--reason", "bad"])
+
+    def refused(*words: object) -> None:
+        capsys.readouterr()
+        assert registry(*words) == 2
+        assert "its files are not those that were registered" in capsys.readouterr().err
+        assert aliases(client, name) == before
+
+    for path in (bundle / "manifest.json", folder / "model_from_code.py", folder / "MLmodel"):
+        kept = path.read_bytes()
+        path.write_bytes(kept + b"\n")
+        for words in moved:
+            refused(*words)
+        path.write_bytes(kept)
+    (bundle / "added.py").write_text("")
+    refused(*moved[1])
+    refused("compare", name)
+    assert registry("promote", name, "--gates", of_gates(tmp_path, SAME)) == 1  # already when it is loaded
+    (bundle / "added.py").unlink()
+    assert registry(*moved[1]) == 0
 
 
 def test_the_default_gates_are_printed(capsys: pytest.CaptureFixture[str]) -> None:

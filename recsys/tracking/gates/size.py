@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from recsys.tracking.gates.case import PromotionCase
 from recsys.tracking.gates.gate import Gate, GateError, Verdict
+from recsys.tracking.model_files import sizes
 
 
 class Size(Gate):
@@ -27,29 +28,8 @@ class Size(Gate):
         files = sizes(case.challenger.uri, case.tracking_uri)
         if not files:
             raise GateError(f"{case.challenger.uri} has no files")
-        mib = sum(files.values()) / 2**20
+        if untold := [name for name, size in files.items() if size is None]:
+            raise GateError(f"the artefact store does not say how large {untold[0]} is")
+        mib = sum(size or 0 for size in files.values()) / 2**20
         numbers = {"mib": mib, "files": len(files)}
         return Verdict("Size", mib <= self.most_mib, numbers, f"{self.most_mib:g} MiB", f"{mib:.1f} MiB")
-
-
-def sizes(uri: str, tracking_uri: str) -> dict[str, int]:
-    """Bytes of each file of an MLflow model, which need not be fetched for it.
-
-    Raises:
-        GateError: the artefact store does not say how large a file is.
-    """
-    from mlflow.artifacts import list_artifacts
-
-    found: dict[str, int] = {}
-    folders = [uri]
-    while folders:
-        folder = folders.pop()
-        for entry in list_artifacts(artifact_uri=folder, tracking_uri=tracking_uri):
-            place = f"{folder}/{entry.path.rpartition('/')[2]}"
-            if entry.is_dir:
-                folders.append(place)
-            elif entry.file_size is None:
-                raise GateError(f"the artefact store does not say how large {place} is")
-            else:
-                found[place] = int(entry.file_size)
-    return found

@@ -21,8 +21,9 @@ from recsys.tracking.gates.fresh_process import Answers
 from recsys.tracking.gates.gate import GateError
 from recsys.tracking.gates.latency import Latency
 from recsys.tracking.gates.load_test import LoadTest
-from recsys.tracking.gates.size import Size, sizes
+from recsys.tracking.gates.size import Size
 from recsys.tracking.mlflow_store import quiet
+from recsys.tracking.model_files import sizes
 from tests.tracking.gates.cases import frozen
 
 pytestmark = pytest.mark.filterwarnings("ignore")
