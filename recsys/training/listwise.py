@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from recsys.losses.ranks import across_ranks, total
+from recsys.training.clipping import clip_gradients
+from recsys.training.epoch_means import EpochMeans
 from recsys.training.optimizers import CombinedOptimizer
-from recsys.training.steps import clip_gradients, log_parts
 from recsys.training.table_optimizers import OptimizerFactory
 from recsys.unbiased.click_loss import ClickLoss
 from recsys.unbiased.dual_learning import DualLearning
@@ -49,6 +50,7 @@ class ListwiseModule(L.LightningModule):
         self.scorer = scorer
         self.loss = loss if loss is not None else DualLearning()
         self.make_optimizer, self.make_propensity_optimizer = optimizer, propensity_optimizer
+        self.means = EpochMeans()
 
     def forward(self, features: Tensor) -> Tensor:
         """Scores of documents; positions and clicks take no part."""
@@ -60,7 +62,7 @@ class ListwiseModule(L.LightningModule):
         with across_ranks(self.trainer.world_size > 1):
             loss, parts = self.loss(self.scorer(batch.features), batch)
             lists = int(total(torch.tensor(len(batch.click), device=self.device)))
-        log_parts(self, parts, lists)
+        self.means.log(self, parts, lists)
         return loss
 
     def _parts(self) -> dict[str, list[nn.Parameter]]:
@@ -77,3 +79,12 @@ class ListwiseModule(L.LightningModule):
         """Clips each part by itself."""
         for weights in self._parts().values():
             clip_gradients(weights, gradient_clip_val, gradient_clip_algorithm)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the means of the epoch."""
+        checkpoint["means"] = self.means.state(self)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Takes them."""
+        if "means" in checkpoint:  # older checkpoints have none
+            self.means.load(checkpoint["means"])

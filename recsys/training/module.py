@@ -16,10 +16,11 @@ from recsys.features.pair_batch import InteractionBatch
 from recsys.losses.ranks import across_ranks, ranks, total
 from recsys.models.tables import table_device
 from recsys.models.trainable import TrainableNetwork
+from recsys.training.clipping import clip_gradients
+from recsys.training.epoch_means import EpochMeans
 from recsys.training.objective import Objective, ObjectiveError
 from recsys.training.optimizers import CombinedOptimizer, table_parameters
 from recsys.training.sparse_adam import SparseAdam
-from recsys.training.steps import clip_gradients, log_parts
 from recsys.training.table_optimizers import (
     FusedTables,
     OptimizerFactory,
@@ -70,6 +71,7 @@ class RecommenderModule(L.LightningModule):
         self.make_scheduler = scheduler
         self.compiled = compile
         self.network: TrainableNetwork | None = None
+        self.means = EpochMeans()
         self._generators: dict[str, Any] = {}
 
     @property
@@ -103,7 +105,7 @@ class RecommenderModule(L.LightningModule):
         with across_ranks(self.trainer.world_size > 1):
             loss, parts = self.objective(self.network, batch)
             windows = _windows(batch)
-        log_parts(self, parts, windows)
+        self.means.log(self, parts, windows)
         return loss
 
     def configure_optimizers(self) -> Any:
@@ -144,11 +146,12 @@ class RecommenderModule(L.LightningModule):
             clip_gradients(weights, gradient_clip_val, gradient_clip_algorithm)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the generators, so that a resumed run draws what the interrupted one would have drawn."""
+        """Adds the generators, so that a resumed run draws what the interrupted one would have drawn, and the means."""
         own = torch.get_rng_state()
         of_ranks = self.all_gather(own.to(self.device))  # on the device, as NCCL wants it
         assert isinstance(of_ranks, torch.Tensor)
         checkpoint["objective"] = self._objective_parts()
+        checkpoint["means"] = self.means.state(self)
         checkpoint["generators"] = {
             "objective": self.objective.random_state(),
             "torch": of_ranks.view(-1, len(own)).cpu(),
@@ -159,7 +162,7 @@ class RecommenderModule(L.LightningModule):
         return [type(part).__name__ for part in (self.objective, *self.objective.children())]
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes the generators.
+        """Takes the generators and the means.
 
         Raises:
             ObjectiveError: another objective was trained.
@@ -172,6 +175,8 @@ class RecommenderModule(L.LightningModule):
                 "the objective that it was saved with, or start a new run"
             )
         self._generators = checkpoint["generators"]
+        if "means" in checkpoint:  # older checkpoints have none
+            self.means.load(checkpoint["means"])
 
     def on_train_start(self) -> None:
         """Restores the generators last: whatever ran before training must not have moved them."""

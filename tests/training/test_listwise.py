@@ -97,13 +97,14 @@ def test_a_resumed_training_ends_like_one_that_was_not_stopped(tmp_path: Path) -
     frame = frame.assign(query_id=rows[:, 0], position=rows[:, 1] + 1, click=log.click.flatten().numpy())
     whole, resumed = module(), module()
     save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=7, save_top_k=-1)
-    trainer(tmp_path, max_epochs=4, enable_checkpointing=True, callbacks=[save]).fit(
-        whole, datamodule=ListData(frame, batch_size=32)
-    )
+    first = trainer(tmp_path, max_epochs=2, enable_checkpointing=True, callbacks=[save])
+    first.fit(whole, datamodule=ListData(frame, batch_size=32))
     data = ListData(frame, batch_size=32)
-    assert 7 % len(data.batches)  # in the middle of an epoch
-    trainer(tmp_path, max_epochs=4).fit(resumed, datamodule=data, ckpt_path=tmp_path / "step=7.ckpt")
+    assert len(data.batches) < 7 < 2 * len(data.batches)  # in the middle of the last epoch
+    then = trainer(tmp_path, max_epochs=2)
+    then.fit(resumed, datamodule=data, ckpt_path=tmp_path / "step=7.ckpt")
     assert_equal(resumed, whole)
+    assert then.callback_metrics == first.callback_metrics
 
 
 def test_losses_without_parameters_train_the_scorer_alone(tmp_path: Path) -> None:

@@ -296,10 +296,11 @@ def test_without_weight_a_run_is_that_of_the_task_bit_for_bit(folder: Path) -> N
 
 @pytest.mark.parametrize("loss", ["dual", "em"])
 def test_propensities_survive_a_checkpoint(folder: Path, tmp_path: Path, loss: str) -> None:
-    """Stopped after two steps and resumed: losses, weights and propensities of a run that was not."""
-    whole, losses, _ = fit(folder, WithSlates(main(), LOSSES[loss]()), save=tmp_path / "a")
-    resumed, rest, _ = fit(folder, WithSlates(main(), LOSSES[loss]()), resume=tmp_path / "a" / "step=2.ckpt")
+    """Stopped after two steps and resumed: losses, weights, propensities and means of a run that was not."""
+    whole, losses, logged = fit(folder, WithSlates(main(), LOSSES[loss]()), save=tmp_path / "a")
+    resumed, rest, again = fit(folder, WithSlates(main(), LOSSES[loss]()), resume=tmp_path / "a" / "step=2.ckpt")
     assert rest == losses[2:]
+    assert again == logged and logged["train/loss"] != pytest.approx(rest[-1])
     for name, weight in whole.state_dict().items():
         assert torch.equal(weight, resumed.state_dict()[name]), name
     curve = whole.objective.loss.relative_propensities()
