@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import abc
 import logging
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -46,16 +47,39 @@ METHODS = ("naive", "ipw_random", "ipw_true", "regression_em", "dual", "dual_cli
 
 
 @dataclass(frozen=True)
-class Size:
-    """How much is drawn and trained; the smoke test has less of everything."""
+class World:
+    """Shown training lists and whole test lists."""
 
-    train: int = 1500
-    test: int = 500
-    documents: int = 30
+    shown: JudgedLists
+    test: JudgedLists
+
+
+@dataclass(frozen=True)
+class Training(abc.ABC):
+    """How much is trained and counted, and in which world."""
+
     steps: int = 4000
     batch_size: int = 256
     shuffled: int = 10_000_000
     counted: int = 1_000_000
+
+    @abc.abstractmethod
+    def make_world(self, ranker: str) -> World:
+        """The same queries for every ranker."""
+
+
+@dataclass(frozen=True)
+class Size(Training):
+    """Synthetic queries of one draw; the smoke test has less of everything."""
+
+    train: int = 1500
+    test: int = 500
+    documents: int = 30
+
+    def make_world(self, ranker: str) -> World:
+        made = SyntheticQueries(seed=0)
+        train, test = made.draw(self.train, self.documents), made.draw(self.test, self.documents)
+        return World(train.in_order(made.production_scores(train, **RANKERS[ranker]), TOP), test)
 
 
 SMOKE = Size(train=60, test=40, steps=20, batch_size=64, shuffled=100_000, counted=100_000)
@@ -114,24 +138,14 @@ def cells(seeds: int) -> dict[str, list[Cell]]:
     return {"severity": list(dict.fromkeys(a)), "ranker": c, "users": d}
 
 
-@dataclass(frozen=True)
-class World:
-    """Shown training lists and whole test lists."""
-
-    shown: JudgedLists
-    test: JudgedLists
+@cache
+def world(ranker: str, size: Training) -> World:
+    """Made once for all cells."""
+    return size.make_world(ranker)
 
 
 @cache
-def world(ranker: str, size: Size) -> World:
-    """The same queries for every ranker, of one draw."""
-    made = SyntheticQueries(seed=0)
-    train, test = made.draw(size.train, size.documents), made.draw(size.test, size.documents)
-    return World(train.in_order(made.production_scores(train, **RANKERS[ranker]), TOP), test)
-
-
-@cache
-def positions(users: str, eta: float, ranker: str, size: Size) -> dict[str, Tensor]:
+def positions(users: str, eta: float, ranker: str, size: Training) -> dict[str, Tensor]:
     """What is known of positions: `examined`, relative and true, and `clicks`, the shares of all clicks.
 
     Where examination depends on clicks, the true chance of a position is its mean over sessions.
@@ -149,21 +163,21 @@ def positions(users: str, eta: float, ranker: str, size: Size) -> dict[str, Tens
     return {"examined": examined / examined[0], "clicks": clicks / clicks.sum()}
 
 
-def shuffled(cell: Cell, size: Size) -> Tensor:
-    """`[10]` propensities from sessions in which each list was shown in random order."""
+def shuffled(cell: Cell, size: Training) -> Tensor:
+    """`[10]` propensities from sessions in which each list of full length was shown in random order."""
     model, shown = USERS[cell.users](cell.eta), world(cell.ranker, size).shown
     sessions = Sessions(shown, model, seed=20_001 + cell.seed)
     clicks = torch.zeros(TOP, dtype=torch.float64)
-    chunks = -(-size.shuffled // CHUNK)
+    chunks, full = -(-size.shuffled // CHUNK), shown.mask.all(1).nonzero().squeeze(1)
     for _ in range(chunks):
-        query = torch.randint(len(shown.label), (CHUNK,), generator=sessions.generator)
+        query = full[torch.randint(len(full), (CHUNK,), generator=sessions.generator)]
         order = torch.rand(CHUNK, TOP, generator=sessions.generator).argsort(1)
         relevance = sessions.relevance[query].gather(1, order)
-        clicks += model.draw(relevance, shown.mask[query].gather(1, order), sessions.generator).click.sum(0)
+        clicks += model.draw(relevance, shown.mask[query], sessions.generator).click.sum(0)
     return shuffled_propensities(clicks, torch.full((TOP,), chunks * CHUNK))
 
 
-def loss_of(cell: Cell, size: Size) -> ClickLoss:
+def loss_of(cell: Cell, size: Training) -> ClickLoss:
     """The loss of the cell's method."""
     made: dict[str, Callable[[], ClickLoss]] = {
         "naive": NaiveClicks,
@@ -191,7 +205,7 @@ class JudgedBatches:
             yield ShownLists(self.shown.features[query], gains, self.shown.mask[query])
 
 
-def batches(cell: Cell, size: Size) -> Any:
+def batches(cell: Cell, size: Training) -> Any:
     """What the cell is trained on; likelihood needs lists without clicks, all other losses do not."""
     shown, seed = world(cell.ranker, size).shown, 1 + cell.seed
     if cell.method == "labels":
@@ -204,7 +218,7 @@ def batches(cell: Cell, size: Size) -> Any:
     return ListBatches(log.clicked() if clicked else log, size.batch_size, cell.seed)
 
 
-def run(cell: Cell, size: Size) -> dict[str, Any]:
+def run(cell: Cell, size: Training, callbacks: Sequence[L.Callback] = ()) -> dict[str, Any]:
     """Trains and judges one cell."""
     warnings.filterwarnings("ignore", module="lightning")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -214,6 +228,7 @@ def run(cell: Cell, size: Size) -> dict[str, Any]:
     trainer = L.Trainer(
         accelerator="cpu", max_steps=size.steps, max_epochs=-1, gradient_clip_val=5.0, logger=False,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        callbacks=list(callbacks),
     )  # fmt: skip
     started, cpu = time.perf_counter(), time.process_time()
     with interruptible(trainer):

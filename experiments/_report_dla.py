@@ -40,6 +40,13 @@ TITLES = {
         "popularity and noise. Users without slates are tested, on lists of random films. `R²` is how "
         "much of the shown position the places of a film in other slates tell.",
     ),
+    "ltr": (
+        "the learning-to-rank example of LightGBM",
+        "201 training and 50 test queries with real features and grades. Ten training queries train the production "
+        "ranker, a linear one, forty are clicked for validation, and the others for training: a ranker is judged at "
+        "the step whose order of the validation lists has most of the clicks at the top, each divided by the "
+        "propensity that its method found. `labels` is validated by grades.",
+    ),
 }
 
 

@@ -5,6 +5,7 @@
     users      users whose examination depends on more than the position
     switch     position bias that becomes more severe in mid-training, and how fast propensities follow
     slates     SynerGen's ranking head on slates of films, whose relevance is that of completed ratings
+    ltr        the learning-to-rank example of LightGBM with its grades, if `RECSYS_DATA` has it
 
 Each cell is a training of one seed and is kept in `--cells`: what is finished is skipped, so that Ctrl-C and the same
 command go on. Tables are written from the cells that are there.
@@ -32,12 +33,18 @@ sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
 
 import torch
 from _dla_cells import SMOKE, Cell, Size, cells, run
+from _dla_ltr import NAME as LTR
+from _dla_ltr import SMOKE as SMOKE_LTR
+from _dla_ltr import LtrSize, ltr_cells, run_ltr
 from _dla_pictures import draw_settings, draw_switch
 from _dla_slates import SMOKE as SMOKE_SLATES
 from _dla_slates import SlateSize, run_slates, slate_cells
 from _dla_switch import run_switch, switch_cells, switch_table
 from _dla_tables import table
 from _record import STACK, command, machine, versions
+
+from recsys.features.datasets import DatasetError
+from recsys.features.judged_queries import load_judged
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "experiments" / "results" / "dual_learning"
@@ -95,14 +102,21 @@ class Table:
 
 
 def all_tables(seeds: int, smoke: bool) -> dict[str, Table]:
-    """The tables by name."""
+    """The tables by name; without its data set a table is left out, which is said."""
     size, of_slates = (SMOKE, SMOKE_SLATES) if smoke else (Size(), SlateSize())
     made = {name: Table(of_table, size, run) for name, of_table in cells(seeds).items()}
     slates = Table(slate_cells(seeds, of_slates), of_slates, run_slates)
-    return made | {
+    made |= {
         "switch": Table(switch_cells(seeds), size, run_switch, switch_table, draw_switch),
         "slates": replace(slates, draw=partial(draw_settings, sessions=of_slates.slates)),
     }
+    try:
+        load_judged(LTR)
+    except DatasetError as missing:
+        print(f"table `ltr` is left out: {missing}", flush=True)
+    else:
+        made["ltr"] = Table(ltr_cells(seeds), SMOKE_LTR if smoke else LtrSize(), run_ltr)
+    return made
 
 
 def gather(name: str, made: Table, folder: Path, results: Path) -> None:
