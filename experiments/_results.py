@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,6 @@ def gather(row: Row, runs: Sequence[Run], judgements: dict[str, list[Judgement]]
         judgements: what `over_runs` gives for them.
     """
     records = [RunFolder(run.folder).record for run in runs]
-    revisions = sorted({record.git["revision"] for record in records if record.git})
     metrics = {
         f"{label}/{name}" if label else name: spread([judgement.means[name] for judgement in of_label])
         for label, of_label in judgements.items()
@@ -124,10 +124,8 @@ def gather(row: Row, runs: Sequence[Run], judgements: dict[str, list[Judgement]]
         **({"cold": cold} if cold else {}),
         "seeds": [run.seed for run in runs],
         "baselines_run": [],
-        "wall_s": round(sum(record.usage["wall_s"] for record in records) / len(records), 1),
-        "peak_rss_mib": max(record.usage["peak_rss_mib"] for record in records),
+        **provenance([record.usage | {"git": record.git} for record in records]),
         "versions": records[-1].versions,
-        "git": {"revisions": revisions, "dirty": any(record.git["dirty"] for record in records if record.git)},
         "command": shlex.join(
             ["python", "experiments/study.py"]
             + [word for key in ("dataset", "protocol", "model") for word in (f"--{key}", getattr(row, key))]
@@ -147,11 +145,34 @@ def spread(values: list[float]) -> dict[str, Any]:
     return {"mean": found.mean, "sd": None if math.isnan(found.sd) else found.sd, "values": list(found.values)}
 
 
+def provenance(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean time, largest memory and the revisions of runs, of which each has `wall_s`, `peak_rss_mib` and `git`."""
+    sources = [run["git"] for run in runs if run["git"]]
+    return {
+        "wall_s": round(sum(run["wall_s"] for run in runs) / len(runs), 1),
+        "peak_rss_mib": max(run["peak_rss_mib"] for run in runs),
+        "git": {
+            "revisions": sorted({source["revision"] for source in sources}),
+            "dirty": any(source["dirty"] for source in sources),
+        },
+    }
+
+
 def write(content: dict[str, Any], results: Path) -> Path:
-    """Writes `<dataset>/<protocol>/<model>.json` under a temporary name first."""
+    """Writes `<dataset>/<protocol>/<model>.json`."""
     path = results / content["dataset"] / content["protocol"] / f"{content['model']}.json"
+    return write_json(path, content, indent=2, allow_nan=False)
+
+
+def write_json(path: Path, content: dict[str, Any], **form: Any) -> Path:
+    """Writes a file that is complete or not there; `form` are arguments of `json.dumps`."""
+    return write_text(path, json.dumps(content, **form) + "\n")
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Writes under a temporary name first."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
     return path

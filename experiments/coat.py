@@ -30,7 +30,7 @@ import numpy as np
 import torch
 from _coat_methods import BASELINES, METHODS, describe
 from _keep_best import KeepBest
-from _results import spread, write
+from _results import provenance, spread, write, write_json
 from _two_way import two_way_comparison
 from lightning.pytorch.callbacks import EarlyStopping
 
@@ -69,10 +69,7 @@ def main(argv: list[str] | None = None) -> int:
             if done(path, name, epochs):
                 continue
             found = run(name, seed, epochs)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            unfinished = path.with_suffix(".tmp")
-            unfinished.write_text(json.dumps(found) + "\n", encoding="utf-8")
-            unfinished.replace(path)
+            write_json(path, found)
             mean = np.mean(found["metrics"]["NDCG@5"])
             print(f"{name} {seed}: NDCG@5 {mean:.4f}, epoch {found['epoch']}, {found['wall_s']:.0f} s", flush=True)
     publish(runs, results, seeds, epochs)
@@ -185,7 +182,6 @@ def row(
     values = {m: [float(np.mean(one["metrics"][m])) for one in found] for m in found[0]["metrics"]}
     values |= {m: [one["lists"][m] for one in found] for m in found[0]["lists"]}
     compared = {} if against is None else {"comparison": {"with": AGAINST, "metrics": comparisons(against, found)}}
-    revisions = sorted({one["git"]["revision"] for one in found if one["git"]})
     return {
         "dataset": "coat",
         "protocol": "random_test",
@@ -193,10 +189,8 @@ def row(
         "metrics": {metric: spread(of_seeds) for metric, of_seeds in values.items()},
         "seeds": list(seeds),
         "baselines_run": list(baselines),
-        "wall_s": round(float(np.mean([one["wall_s"] for one in found])), 1),
-        "peak_rss_mib": max(one["peak_rss_mib"] for one in found),
+        **provenance(found),
         "versions": versions(),
-        "git": {"revisions": revisions, "dirty": any(one["git"]["dirty"] for one in found if one["git"])},
         "command": shlex.join(["python", "experiments/coat.py", "--model", name]),
         "settings": {
             "note": describe(name),

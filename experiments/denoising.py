@@ -16,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import math
 import resource
 import shlex
 import sys
@@ -30,7 +29,7 @@ from typing import Any
 from _denoising import BACKBONES, MAIN, METHODS, SEEDS, SETTINGS, SMOKE, Row, described, train
 from _denoising_data import NATURAL, NOISES
 from _markdown import markdown, number
-from _results import write
+from _results import provenance, spread, write, write_json, write_text
 from _runs import ROOT, say
 
 from recsys.cli.allocator import keep_freed_memory
@@ -125,10 +124,7 @@ def run(row: Row, seed: int, settings: dict[str, Any], path: Path) -> None:
         "git": git_state(ROOT),
         "machine": machine(),
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_json(path, content)
     metrics = found["metrics"]
     say(
         f"{row.dataset}/{row.protocol}/{row.model}/{seed}: Recall@20 {metrics['Recall@20']:.4f}, best epoch "
@@ -138,35 +134,23 @@ def run(row: Row, seed: int, settings: dict[str, Any], path: Path) -> None:
 
 def publish(row: Row, seeds: Iterable[int], settings: dict[str, Any], runs: Path, results: Path) -> None:
     """Writes the JSON of a row whose runs are all done."""
-    from recsys.evaluation.intervals import over_seeds
-
     seeds = list(seeds)
     paths = [runs / row.dataset / row.protocol / row.model / f"{seed}.json" for seed in seeds]
     if not all(is_done(path, settings) for path in paths):
         return
     found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
-    metrics = {}
-    for name in found[0]["metrics"]:
-        spread = over_seeds([one["metrics"][name] for one in found])
-        sd = None if math.isnan(spread.sd) else spread.sd
-        metrics[name] = {"mean": spread.mean, "sd": sd, "values": list(spread.values)}
     words = [word for name, value in row._asdict().items() for word in (f"--{name}", value)]
     content = {
         "dataset": row.dataset,
         "protocol": row.protocol,
         "model": row.model,
-        "metrics": metrics,
+        "metrics": {name: spread([one["metrics"][name] for one in found]) for name in found[0]["metrics"]},
         "seeds": seeds,
         "baselines_run": [],
         "best_epochs": [one["best_epoch"] for one in found],
         "curves": found[0]["curves"],
-        "wall_s": round(sum(one["wall_s"] for one in found) / len(found), 1),
-        "peak_rss_mib": max(one["peak_rss_mib"] for one in found),
+        **provenance(found),
         "versions": found[-1]["versions"],
-        "git": {
-            "revisions": sorted({one["git"]["revision"] for one in found if one["git"]}),
-            "dirty": any(one["git"]["dirty"] for one in found if one["git"]),
-        },
         "command": shlex.join(["python", "experiments/denoising.py", *words, "--seeds", *map(str, seeds)]),
         "settings": {
             "note": METHODS[row.method].note,
@@ -190,10 +174,7 @@ def table(results: Path) -> None:
                 own = {row["model"].removeprefix(f"{backbone}_"): row for row in of_noise}
                 if named := [(name, own[name]) for name in METHODS if name in own]:
                     parts += [f"### {backbone}", _table(named)]
-    path = results / "DENOISING.md"
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    path = write_text(results / "DENOISING.md", "\n\n".join(parts) + "\n")
     say(f"wrote {path.relative_to(ROOT)}")
 
 

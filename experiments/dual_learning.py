@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import sys
 import time
@@ -42,6 +41,7 @@ from _dla_slates import SlateSize, run_slates, slate_cells
 from _dla_switch import run_switch, switch_cells, switch_table
 from _dla_tables import table
 from _record import STACK, command, machine, versions
+from _results import write_json
 
 from recsys.features.datasets import DatasetError
 from recsys.features.judged_queries import load_judged
@@ -76,7 +76,8 @@ def main() -> None:
         return
     for number, cell in enumerate(todo, start=1):
         started = time.perf_counter()
-        write_json(given.cells / f"{cell.name}.json", owner[cell].run(cell, owner[cell].size))
+        found = owner[cell].run(cell, owner[cell].size)
+        write_json(given.cells / f"{cell.name}.json", found, indent=1, allow_nan=False)
         print(f"[{number}/{len(todo)}] {cell.name}: {time.perf_counter() - started:.0f} s", flush=True)
     for name, made in tables.items():
         gather(name, made, given.cells, given.results)
@@ -133,7 +134,7 @@ def gather(name: str, made: Table, folder: Path, results: Path) -> None:
         "versions": versions(STACK),
         "command": command(),
     }
-    write_json(results / f"{name}.json", content)
+    write_json(results / f"{name}.json", content, indent=1, allow_nan=False)
     made.draw(rows, results)
     print(f"wrote {name}.json: {len(finished)} of {len(set(made.cells))} cells", flush=True)
 
@@ -145,14 +146,6 @@ def read(folder: Path, cell: Cell, size: Any) -> dict[str, Any] | None:
         return None
     content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content if content["size"] == asdict(size) else None
-
-
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Under a temporary name first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    unfinished.replace(path)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ Choosing by personal loss has a basis where the area under the curve within user
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shlex
 import sys
@@ -28,7 +27,7 @@ import numpy as np
 import torch
 from _denoising import BACKBONES, SEEDS, SETTINGS, uniform
 from _denoising_data import NOISES, Positives
-from _results import spread
+from _results import spread, write_json
 from _runs import ROOT, say
 
 from recsys.cli.allocator import keep_freed_memory
@@ -105,10 +104,7 @@ def main(argv: list[str] | None = None) -> int:
         "git": git_state(ROOT),
     }
     path = ROOT / (given.out or RESULTS / given.dataset / f"separability_{given.noise}_{given.backbone}.json")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_json(path, content, indent=2)
     say(f"wrote {path.relative_to(ROOT)}")
     return 0
 

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _results import write_json
 from _runs import ROOT, say
 
 from recsys.evaluation.intervals import wilson
@@ -161,10 +162,7 @@ def main(argv: list[str] | None = None) -> int:
         "git": git_state(ROOT),
     }
     path = ROOT / given.out
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_json(path, content, indent=2)
     say(f"wrote {path}")
     return 0
 

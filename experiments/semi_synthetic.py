@@ -35,6 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "benchmarks"))
 from _coat_methods import plain
 from _keep_best import KeepBest
 from _record import ratio, record
+from _results import write_json
 
 from recsys.evaluation.judged import evaluate_judged
 from recsys.evaluation.validation import RankingValidation
@@ -252,10 +253,7 @@ def kept(at: World, p: float, method: str, seed: int, epochs: int) -> dict[str, 
     if path.exists() and (content := json.loads(path.read_text(encoding="utf-8")))["settings"] == settings:
         return dict(content["metrics"])
     metrics = trained(at, p, method, seed, epochs)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".tmp")
-    unfinished.write_text(json.dumps({"settings": settings, "metrics": metrics}) + "\n", encoding="utf-8")
-    unfinished.replace(path)
+    write_json(path, {"settings": settings, "metrics": metrics})
     return metrics
 
 

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
-from _results import Judgement, gather, over_runs, write
+from _results import Judgement, gather, over_runs, provenance, write, write_json
 from _slices import by_activity, of_cold_items
 
 TASKLESS = {"dataset", "protocol", "model", "metrics", "seeds", "baselines_run", "wall_s", "peak_rss_mib"}
@@ -113,3 +115,22 @@ def test_the_file_is_where_the_page_looks_for_it(search_table, tmp_path):
     path = write(gather(row, toy.runs, over_runs(toy.runs)), tmp_path)
     assert path == tmp_path / "search_beauty" / "leave_last_out_strict" / "ranking_weight_0.3.json"
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_is_complete_or_what_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "p0.5-0.json"
+    write_json(path, {"a": 1})
+    assert [other.name for other in path.parent.iterdir()] == [path.name]
+    with pytest.raises(UnicodeEncodeError):  # in the middle of writing
+        write_json(path, {"a": "\ud800"}, ensure_ascii=False)
+    assert json.loads(path.read_text()) == {"a": 1}
+
+
+def test_a_row_tells_what_its_runs_cost_and_who_made_them() -> None:
+    runs = [
+        {"wall_s": 1.0, "peak_rss_mib": 7, "git": {"revision": "b", "dirty": False}},
+        {"wall_s": 2.04, "peak_rss_mib": 5, "git": {"revision": "a", "dirty": True}},
+        {"wall_s": 3.0, "peak_rss_mib": 6, "git": None},
+    ]
+    expected = {"wall_s": 2.0, "peak_rss_mib": 7, "git": {"revisions": ["a", "b"], "dirty": True}}
+    assert provenance(runs) == expected
