@@ -82,7 +82,7 @@ class RepresentationDiagnostics(L.Callback):
         """Measures, if it is this epoch's turn."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         epoch, network = trainer.current_epoch, pl_module.network
-        last = trainer.max_epochs is not None and epoch + 1 >= trainer.max_epochs
+        last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= epoch + 1  # -1: no limit
         turn = self.every_n_epochs is not None and (epoch % self.every_n_epochs == 0 or last)
         if not turn or not len(data.split.validation) or not isinstance(network, VectorRecommender):
             return

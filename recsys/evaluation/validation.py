@@ -68,7 +68,7 @@ class RankingValidation(L.Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validates, if it is this epoch's turn."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        last = trainer.max_epochs is not None and trainer.current_epoch + 1 >= trainer.max_epochs
+        last = trainer.max_epochs is not None and 0 < trainer.max_epochs <= trainer.current_epoch + 1  # -1: no limit
         if not len(data.split.validation) or (trainer.current_epoch % self.every_n_epochs and not last):
             return
         users = data.split.validation

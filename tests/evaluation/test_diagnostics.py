@@ -59,12 +59,12 @@ class Given(nn.Module, VectorRecommender):
 
 
 def epoch(
-    callback: RepresentationDiagnostics, model: nn.Module, split: Split, number: int = 0
+    callback: RepresentationDiagnostics, model: nn.Module, split: Split, number: int = 0, max_epochs: int = 10
 ) -> tuple[dict[str, float], list[str]]:
     """What is logged, and what is warned of."""
     found: dict[str, float] = {}
     data = SimpleNamespace(split=split, max_length=LENGTH)
-    trainer = SimpleNamespace(datamodule=data, current_epoch=number, max_epochs=10, is_global_zero=True)
+    trainer = SimpleNamespace(datamodule=data, current_epoch=number, max_epochs=max_epochs, is_global_zero=True)
     module = SimpleNamespace(network=model, log=lambda name, value, **_: found.__setitem__(name, value))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -120,10 +120,10 @@ def test_the_sample_is_the_same_each_time(split: Split) -> None:
 
 def test_epochs_between_are_left_out_but_not_the_last(split: Split) -> None:
     model = Given(drawn(split.log.n_items))
-    for every, measured in ((4, [0, 4, 8, 9]), (None, [])):
+    for every, max_epochs, measured in ((4, 10, [0, 4, 8, 9]), (4, -1, [0, 4, 8]), (None, 10, [])):
         callback = RepresentationDiagnostics(every_n_epochs=every)
         for number in range(10):
-            epoch(callback, model, split, number)
+            epoch(callback, model, split, number, max_epochs)
         assert [entry["epoch"] for entry in callback.history] == measured
 
 

@@ -27,10 +27,12 @@ def model(split: Split) -> Popularity:
     return made
 
 
-def logged(callback: RankingValidation, model: Popularity, split: Split, epoch: int = 0) -> dict[str, float]:
+def logged(
+    callback: RankingValidation, model: Popularity, split: Split, epoch: int = 0, max_epochs: int | None = 10
+) -> dict[str, float]:
     found: dict[str, float] = {}
     trainer = SimpleNamespace(
-        datamodule=SimpleNamespace(split=split, max_length=50), current_epoch=epoch, max_epochs=10
+        datamodule=SimpleNamespace(split=split, max_length=50), current_epoch=epoch, max_epochs=max_epochs
     )
     module = SimpleNamespace(network=model, log=lambda name, value, **_: found.__setitem__(name, value))
     callback.on_train_epoch_end(trainer, module)  # type: ignore[arg-type]
@@ -65,8 +67,11 @@ def test_some_users_are_the_same_each_time(split: Split, model: Popularity) -> N
     assert callback.history[0]["search_NDCG@5"] == expected
 
 
-def test_epochs_between_are_left_out_but_not_the_last(split: Split, model: Popularity) -> None:
+@pytest.mark.parametrize(("max_epochs", "turns"), [(10, [0, 4, 8, 9]), (-1, [0, 4, 8]), (None, [0, 4, 8])])
+def test_epochs_between_are_left_out_but_not_the_last(
+    split: Split, model: Popularity, max_epochs: int | None, turns: list[int]
+) -> None:
     callback = RankingValidation(k=5, every_n_epochs=4)
     for epoch in range(10):
-        logged(callback, model, split, epoch)
-    assert [entry["epoch"] for entry in callback.history] == [0, 4, 8, 9]
+        logged(callback, model, split, epoch, max_epochs)
+    assert [entry["epoch"] for entry in callback.history] == turns
