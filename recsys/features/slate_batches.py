@@ -73,7 +73,10 @@ class SlateBatches(TrainingBatches):
         super().__init__(split, batch_size, max_length, stride, seed, rank, ranks)
         self.slates, self.slates_per_step = slates, min(slates_per_step, len(slates))
         if self.slates_per_step < ranks:
-            raise ValueError(f"{self.slates_per_step} slates in a step of {ranks} processes: each needs one at least")
+            raise ValueError(
+                f"{self.slates_per_step} slates in a step of {ranks} processes: each needs one at least; raise the "
+                "`batch_size` of `data.slates`, or take fewer processes"
+            )
 
     def __iter__(self) -> Iterator[BatchWithSlates]:
         step = self.epoch * len(self) + self._next

@@ -117,8 +117,9 @@ class Slates:
         counts = log.offsets[1:] - split.train_end
         at = expand_ranges(split.train_end, counts)
         pairs = np.unique(np.repeat(np.arange(len(counts)), counts) * (log.n_items + 1) + log.item_id[at])
-        shown = user[:, None] * (log.n_items + 1) + self.item
-        told = (np.isin(shown, pairs) & (self.click > 0)).any(axis=1)
+        row, place = np.nonzero(self.click)  # few of what was shown
+        told = np.zeros(len(self), dtype=bool)
+        told[row[np.isin(user[row] * (log.n_items + 1) + self.item[row, place], pairs)]] = True
         asking = (events_before(log, user, self.timestamp) > log.offsets[user]) | (self.query > 0)
         return self.where(
             early & ~told & asking,

@@ -92,7 +92,7 @@ def test_processes_share_the_slates_of_a_step(ranks: int) -> None:
 
 
 def test_a_process_without_slates_is_refused() -> None:
-    with pytest.raises(ValueError, match="2 slates in a step of 3 processes"):
+    with pytest.raises(ValueError, match=r"2 slates in a step of 3 processes: .*; raise the `batch_size`"):
         made(per_step=2, rank=0, ranks=3)
 
 

@@ -21,6 +21,11 @@ def test_each_context_has_its_curve() -> None:
     torch.testing.assert_close(made(2, torch.tensor([1, 0])).exp(), torch.tensor([[1.0, 0.1], [1.0, 0.5]]))
 
 
+def test_unknown_contexts_are_refused() -> None:
+    with pytest.raises(ValueError, match="a list of context 2, and propensities for 2 from 0: set `contexts`"):
+        PositionPropensity(3, contexts=2)(3, torch.tensor([0, 2, 1]))
+
+
 @pytest.mark.parametrize("sizes", [(0, 1), (3, 0)])
 def test_no_positions_or_contexts_are_refused(sizes: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
