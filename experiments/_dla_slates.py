@@ -145,7 +145,7 @@ def slates(cell: Cell, size: SlateSize) -> pd.DataFrame:
             "timestamp": np.repeat(np.asarray(log.timestamp)[at], TOP),
             "item_id": log.items.decode(world.film[shown].ravel()),
             "position": np.tile(np.arange(1, TOP + 1), size.slates),
-            "clicked": clicks.int().numpy().ravel(),
+            "click": clicks.int().numpy().ravel(),
         }
     )
 

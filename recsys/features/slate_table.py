@@ -33,7 +33,7 @@ class SlateTable:
         timestamp: column of the time of the request, in the unit of the log's schema or as dates.
         item_id: column of the items.
         position: column of the positions, from 1.
-        clicked: column of 0 and 1.
+        click: column of 0 and 1.
         query: column of the text that was searched for, empty for none. None: nobody searched.
         context: column of int from 0, the situation a slate was shown in. None: one.
 
@@ -45,7 +45,7 @@ class SlateTable:
         >>> events = pd.DataFrame({"user_id": ["u", "u"], "item_id": ["a", "b"], "timestamp": [10, 20]})
         >>> log = EventLog.from_frame(events, Schema(name="two events"))
         >>> shown = pd.DataFrame({"request_id": [7, 7], "user_id": "u", "timestamp": 15, "item_id": ["a", "b"]})
-        >>> slates = SlateTable(shown.assign(position=[2, 1], clicked=[0, 1])).read(log)
+        >>> slates = SlateTable(shown.assign(position=[2, 1], click=[0, 1])).read(log)
         >>> batch = slates.batch(np.array([0]))
         >>> batch.item.tolist(), batch.click.tolist(), batch.histories.item_id.tolist()  # `b` first, after event `a`
         ([[2, 1]], [[1.0, 0.0]], [1])
@@ -61,7 +61,7 @@ class SlateTable:
         timestamp: str = "timestamp",
         item_id: str = "item_id",
         position: str = "position",
-        clicked: str = "clicked",
+        click: str = "click",
         query: str | None = None,
         context: str | None = None,
     ):
@@ -69,7 +69,7 @@ class SlateTable:
             raise ValueError(f"slates: batch_size must be positive, not {batch_size}")
         self.slates, self.batch_size, self.clicked_only = slates, batch_size, clicked_only
         self.request_id, self.user_id, self.timestamp, self.item_id = request_id, user_id, timestamp, item_id
-        self.position, self.clicked, self.query, self.context = position, clicked, query, context
+        self.position, self.click, self.query, self.context = position, click, query, context
 
     def read(self, log: EventLog) -> Slates:
         """All slates, those without clicks among them.
@@ -83,7 +83,7 @@ class SlateTable:
         frame, origin = self._frame()
         if not len(frame):
             raise ListDataError(f"{origin}: empty")
-        table = read_lists(frame, self.request_id, self.position, self.clicked, origin)
+        table = read_lists(frame, self.request_id, self.position, self.click, origin)
         user, time = (
             table.of_lists(codes, name, origin)
             for codes, name in (
@@ -113,7 +113,7 @@ class SlateTable:
         return slates.where(headed, unknown_items=holes, first_item_unknown=int((~headed).sum()))
 
     def _frame(self) -> tuple[pd.DataFrame, str]:
-        named = [self.request_id, self.user_id, self.timestamp, self.item_id, self.position, self.clicked]
+        named = [self.request_id, self.user_id, self.timestamp, self.item_id, self.position, self.click]
         named += [name for name in (self.query, self.context) if name is not None]
         if isinstance(self.slates, pd.DataFrame):
             there, origin = list(self.slates.columns), "the table of slates"

@@ -82,7 +82,7 @@ def write_slates(path: Path, events: pd.DataFrame) -> None:
     shown = heads.loc[np.repeat(heads.index, lengths), ["user_id", "timestamp", "query"]]
     shown = shown.assign(request_id=shown.index, position=np.concatenate([np.arange(1, n + 1) for n in lengths]))
     shown["item_id"] = np.concatenate([random.permutation(50)[:n] for n in lengths])
-    shown.assign(clicked=(random.random(len(shown)) < 0.4).astype(int)).to_parquet(path)
+    shown.assign(click=(random.random(len(shown)) < 0.4).astype(int)).to_parquet(path)
 
 
 def log_data(

@@ -62,7 +62,7 @@ def test_slates_are_shown_to_training_users_and_clicked_by_position() -> None:
     chance = chance * np.tile(PositionBased().chances(10).numpy(), size.slates)
     for position in range(1, 11):
         own = (frame["position"] == position).to_numpy()
-        off = frame["clicked"][own].mean() - chance[own].mean()
+        off = frame["click"][own].mean() - chance[own].mean()
         assert abs(off) < 4 * np.sqrt((chance[own] * (1 - chance[own])).sum()) / own.sum()
     shown = np.bincount(log.item_id)[log.items.encode(frame["item_id"])]
     popular = pd.Series(np.log(shown)).groupby(frame["position"].to_numpy()).mean()

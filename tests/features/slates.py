@@ -54,7 +54,7 @@ def shown(n: int = 60, seed: int = 1, unknown: float = 0.0) -> pd.DataFrame:
         common = {"request_id": f"r{request:03}", "user_id": user, "query": query, "device": int(random.integers(2))}
         common["timestamp"] = 1_000_000 + int(random.integers(-50, 650))
         rows += [
-            common | {"position": place, "item_id": int(item), "clicked": int(random.random() < 0.4)}
+            common | {"position": place, "item_id": int(item), "click": int(random.random() < 0.4)}
             for place, item in enumerate(items, start=1)
         ]
     return pd.DataFrame(rows).sample(frac=1, random_state=seed).reset_index(drop=True)

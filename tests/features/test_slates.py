@@ -44,7 +44,7 @@ def test_batches_are_what_a_loop_over_requests_finds(max_length: int | None) -> 
     for place, row in enumerate(rows):
         own = frame[frame["request_id"] == names[row]].sort_values("position")
         head = own.iloc[0]
-        expected = list(zip(own["position"], own["item_id"], own["clicked"], strict=True))
+        expected = list(zip(own["position"], own["item_id"], own["click"], strict=True))
         assert raw(batch, log, place) == expected
         before = kept[(kept["user_id"] == head["user_id"]) & (kept["timestamp"] < head["timestamp"])]
         before = before if max_length is None else before.tail(max_length)
@@ -69,7 +69,7 @@ def test_what_was_shown_and_not_clicked_is_nowhere_in_histories() -> None:
     """An item that slates alone show is no item of the log."""
     log, frame = toy_log(), shown()
     before = log.item_id.copy()
-    frame.loc[frame["clicked"] == 0, "item_id"] = ITEMS - 1
+    frame.loc[frame["click"] == 0, "item_id"] = ITEMS - 1
     slates = SlateTable(frame).read(log)
     histories = slates.batch(np.arange(len(slates))).histories
     events = log.to_frame()
@@ -161,7 +161,7 @@ def test_milliseconds_of_the_schema_are_those_of_the_slates() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda f: f.drop(columns="clicked"), r"no column \['clicked'\]"),
+        (lambda f: f.drop(columns="click"), r"no column \['click'\]"),
         (lambda f: f.iloc[:0], "empty"),
         (lambda f: f.assign(user_id=f.index), "named otherwise than in the log"),
         (lambda f: f.assign(user_id=f["user_id"].where(f.index > 0)), "`user_id` is empty in 1 rows"),
