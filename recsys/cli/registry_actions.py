@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -25,12 +26,13 @@ from recsys.tracking.gates.run import outcome_of, run_gates
 from recsys.tracking.promotion import JUDGED_AT, JUDGED_BY, VERDICT, case_of, record_verdicts
 from recsys.tracking.promotion import promote as promote_challenger
 from recsys.tracking.promotion import rollback as roll_back
-from recsys.tracking.registration import FINGERPRINT
+from recsys.tracking.registration import FINGERPRINT, REGISTERED_BY
 from recsys.tracking.registration import register as register_run
 from recsys.tracking.registry import PROMOTED_AT, ROLLED_BACK, Registry
 from recsys.tracking.registry_calls import RegistryError
 
 _STYLE = {"passed": "green", "refused": "red", "error": "red", "not run": "dim"}
+_TIME = re.compile(r"^(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)\+00:00$")  # in a table it may be broken at the blank
 _KINDS = ("HR", "Recall", "NDCG", "MRR")
 
 
@@ -62,7 +64,7 @@ def list_versions(given: Namespace) -> None:
     if given.json:
         print(json.dumps(rows, indent=2))
         return
-    columns = ("version", "aliases", "verdict", "promoted_at", "rolled_back_because", "registered_at", "run")
+    columns = ("version", "aliases", "verdict", "promoted_at", "rolled_back_because", "run")
     heads = [column.replace("_", " ") for column in columns]
     Console().print(_table(heads, ([_cell(row[column]) for column in columns] for row in rows)))
 
@@ -73,9 +75,9 @@ def history(given: Namespace) -> None:
     rows: list[tuple[Any, ...]] = []
     for version in registry.versions():
         at = _time(version.creation_timestamp)
-        rows.append((at, at, "registered", int(version.version), version.user_id, None))
-        if VERDICT in version.tags:
-            tags = version.tags
+        tags = version.tags
+        rows.append((at, at, "registered", int(version.version), tags.get(REGISTERED_BY, version.user_id), None))
+        if VERDICT in tags:
             at = tags[JUDGED_AT]
             rows.append((at, at, f"judged: {tags[VERDICT]}", int(version.version), tags[JUDGED_BY], None))
     latest = ""
@@ -199,4 +201,4 @@ def _time(milliseconds: int) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(value)
-    return "" if value is None else escape(str(value))
+    return "" if value is None else escape(_TIME.sub(r"\1 \2", str(value)))

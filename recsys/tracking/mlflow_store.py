@@ -50,6 +50,7 @@ def quiet() -> None:
 
     for logger in ("mlflow", "alembic"):  # after the import, which sets its own level
         logging.getLogger(logger).setLevel(logging.WARNING)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # warns of each try, and the error says it all
 
 
 def open_client(uri: str) -> MlflowClient:

@@ -57,11 +57,14 @@ def files_digest(uri: str, tracking_uri: str) -> str:
         tracking_uri: of the store.
 
     Raises:
+        RegistryError: it has no files.
         TrackingError: the store cannot be used.
     """
     from mlflow.artifacts import download_artifacts
 
     names = {name for name in sizes(uri, tracking_uri) if name != _ADDED}
+    if not names:
+        raise RegistryError(f"{uri}: the model has no files in the store; bring them back, or log the model again")
     with tempfile.TemporaryDirectory() as made:
 
         def fetched(name: str) -> Path:

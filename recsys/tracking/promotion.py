@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from recsys.evaluation.evaluation_set import EvaluationSet
@@ -57,7 +58,7 @@ def case_of(
     if challenger is None or challenger == champion:
         what = "has no challenger" if challenger is None else f"has version {champion} as champion and as challenger"
         raise RegistryError(
-            f"`{registry.name}` {what}; `recsys registry register RUN --name {registry.name}` names one"
+            f"`{registry.name}` {what}; `recsys registry register RUN --name {quote(registry.name)}` names one"
         )
     version = registry.version(challenger)
     if evaluation_set is None and version.run_id:

@@ -15,7 +15,7 @@ from recsys.tracking.model_card import MARKDOWN, ModelCard
 from recsys.tracking.model_files import FILES, files_digest
 from recsys.tracking.record import RUN, RunError
 from recsys.tracking.redaction import without_secrets
-from recsys.tracking.registry import Registry
+from recsys.tracking.registry import Registry, who
 from recsys.tracking.registry_calls import RegistryError, TakenError, called, default_store
 from recsys.tracking.run_folder import RunFolder
 
@@ -28,6 +28,7 @@ EVALUATION_SET = "evaluation_set"
 """Folder of a run, and artefact of its MLflow run, that holds the frozen requests."""
 FINGERPRINT = "recsys.evaluation_set"
 """Tag of a version: fingerprint of the evaluation set that was held out of its training."""
+REGISTERED_BY = "recsys.registered_by"
 
 
 def register(run: str, name: str | None = None, uri: str | None = None) -> ModelVersion:
@@ -56,6 +57,8 @@ def register(run: str, name: str | None = None, uri: str | None = None) -> Model
     except RegistryError:
         what = "neither the folder of a run nor" if folder is None else f"its MLflow run {run_id} is not"
         raise RegistryError(f"{run}: {what} a run of the store at {without_secrets(uri)}") from None
+    if found.info.lifecycle_stage == "deleted":
+        raise RegistryError(f"run {run_id} is deleted in MLflow, and its files go with it in time; restore it there")
     if name is None:
         name = (
             called(uri, client.get_experiment, found.info.experiment_id).name if folder is None else folder.record.name
@@ -63,7 +66,7 @@ def register(run: str, name: str | None = None, uri: str | None = None) -> Model
     registry = Registry.open(name, uri)
     model = _logged_model(client, uri, run_id, folder)
     fingerprint = _evaluation_set(client, uri, run_id, folder)
-    tags = {FILES: files_digest(model.artifact_location, uri)}
+    tags = {FILES: files_digest(model.artifact_location, uri), REGISTERED_BY: who()}
     tags |= {} if fingerprint is None else {FINGERPRINT: fingerprint}
     try:
         called(uri, client.create_registered_model, name)
@@ -90,7 +93,11 @@ def load_evaluation_set(client: MlflowClient, uri: str, run_id: str) -> Evaluati
     if EVALUATION_SET not in {entry.path for entry in called(uri, client.list_artifacts, run_id)}:
         return None
     with tempfile.TemporaryDirectory() as made:
-        return EvaluationSet.load(called(uri, client.download_artifacts, run_id, EVALUATION_SET, made))
+        folder = called(uri, client.download_artifacts, run_id, EVALUATION_SET, made)
+        try:
+            return EvaluationSet.load(folder)
+        except EvaluationError as error:  # which names the folder that is about to go
+            raise EvaluationError(f"artefact {EVALUATION_SET} of run {run_id}: {error}") from error
 
 
 def _run_of(folder: RunFolder, uri: str) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from recsys.tracking.mlflow_store import open_client, tracking_uri
@@ -185,7 +186,7 @@ class Registry:
             if previous not in living - {champion}:
                 raise RegistryError(
                     f"`{self.name}` has no previous champion to go back to; point its alias `{PREVIOUS}` in MLflow at "
-                    f"the version that is to serve, `recsys registry list {self.name}` shows them"
+                    f"the version that is to serve, `recsys registry list {quote(self.name)}` shows them"
                 )
             deeper = below(moves, previous, living)
             return Move(number, "rollback", previous, champion, previous, deeper, who(), now(), because.strip())
@@ -282,5 +283,5 @@ class Registry:
             return called(self.uri, self.client.get_registered_model, self.name)
         except MissingError:
             raise RegistryError(
-                f"no registered model `{self.name}`; `recsys registry register RUN --name {self.name}` makes it"
+                f"no registered model `{self.name}`; `recsys registry register RUN --name {quote(self.name)}` makes it"
             ) from None

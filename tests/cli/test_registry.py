@@ -19,7 +19,7 @@ from recsys.cli.main import find_commands, run
 from recsys.evaluation.evaluation_set import EvaluationSet
 from recsys.tracking.gates.gate import Gate, Verdict
 from recsys.tracking.mlflow_store import open_client
-from recsys.tracking.registry import Registry
+from recsys.tracking.registry import Registry, who
 from recsys.tracking.run_folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -170,7 +170,9 @@ def test_a_life(
     assert (newest["version"], newest["aliases"], newest["rolled_back_because"]) == (2, [], "too many soaps")
     assert (oldest["version"], oldest["aliases"], oldest["verdict"]) == (1, ["champion"], "passed")
     assert registry("history", name, "--json") == 0
-    moves = [(row["what"], row["version"], row["why"]) for row in printed(capsys) if "judged" not in row["what"]]
+    history = printed(capsys)
+    assert {row["by"] for row in history} == {who()}
+    moves = [(row["what"], row["version"], row["why"]) for row in history if "judged" not in row["what"]]
     assert sorted(moves) == sorted([
         ("registered", 1, None), ("promotion", 1, "first champion"), ("registered", 2, None),
         ("promotion", 2, "replaces 1"), ("rollback", 1, "too many soaps"),

@@ -11,13 +11,15 @@ from typing import Any
 import pytest
 from mlflow.tracking import MlflowClient
 
+from recsys.evaluation.result import EvaluationError
 from recsys.tracking.gates.calibration import Calibration
 from recsys.tracking.gates.case import Contestant, PromotionCase
 from recsys.tracking.gates.gate import GateError, Verdict
 from recsys.tracking.mlflow_store import open_client
+from recsys.tracking.model_files import files_digest
 from recsys.tracking.most_popular import MostPopular
 from recsys.tracking.promotion import case_of, markdown, promote, record_verdicts
-from recsys.tracking.registration import register
+from recsys.tracking.registration import load_evaluation_set, register
 from recsys.tracking.registry import Registry
 from recsys.tracking.registry_calls import LostRaceError, RegistryError, called, default_store
 from tests.tracking.gates.cases import frozen
@@ -149,6 +151,31 @@ def test_a_run_without_a_model_cannot_be_registered(client: MlflowClient, uri: s
         register(run_id, "nothing", uri)
     with pytest.raises(RegistryError, match=r"neither the folder of a run nor a run of the store"):
         register("0" * 32, "nothing", uri)
+    client.delete_run(run_id)
+    with pytest.raises(RegistryError, match=f"run {run_id} is deleted in MLflow"):
+        register(run_id, "nothing", uri)
+
+
+def test_a_model_without_files_has_no_hash(uri: str, tmp_path: Path) -> None:
+    with pytest.raises(RegistryError, match="the model has no files in the store"):
+        files_digest(str(tmp_path), uri)
+    (tmp_path / "MLmodel").write_text("one")
+    one = files_digest(str(tmp_path), uri)
+    (tmp_path / "registered_model_meta").write_text("what MLflow leaves when it loads a model")
+    assert files_digest(str(tmp_path), uri) == one
+    bundle = tmp_path / "artifacts" / "bundle"
+    bundle.mkdir(parents=True)
+    (bundle / "manifest.json").write_text("no manifest")
+    two = files_digest(str(tmp_path), uri)
+    (bundle / "weights.safetensors").write_text("w")
+    assert len({one, two, files_digest(str(tmp_path), uri)}) == 3
+
+
+def test_a_damaged_evaluation_set_is_named_by_its_run(client: MlflowClient, uri: str, tmp_path: Path) -> None:
+    run_id = run_of(client, tmp_path)
+    client.log_text(run_id, "{}", "evaluation_set/manifest.json")
+    with pytest.raises(EvaluationError, match=f"artefact evaluation_set of run {run_id}: .*no complete evaluation set"):
+        load_evaluation_set(client, uri, run_id)
 
 
 def test_the_default_store_is_put_back(uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
