@@ -6,7 +6,6 @@ A recipe is named `KIND/NAME`, for instance `experiments/movielens_100k`; `NAME`
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 import recsys
+from recsys.tracking.files import write_whole
 
 KINDS = ("features", "models", "experiments")
 
@@ -113,9 +113,7 @@ def copy_recipes(names: Iterable[str], recipes: dict[str, Path], target: Path, f
         raise RecipeError(f"{', '.join(existing)} exists already; nothing was copied (--force overwrites)")
     for source, copy in pairs:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = copy.with_name(f".{copy.name}.{os.getpid()}")
-        unfinished.write_bytes(source.read_bytes())
-        unfinished.replace(copy)
+        write_whole(copy, source.read_bytes())
     return [copy for _, copy in pairs]
 
 

@@ -1,10 +1,11 @@
-"""Where a run was made: versions, revision and machine."""
+"""Where and when a run was made: versions, revision, machine and time."""
 
 from __future__ import annotations
 
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,11 @@ STACK = (
     "pyarrow", "duckdb", "bm25s",
 )  # fmt: skip
 _GIT_SECONDS = 10
+
+
+def now() -> str:
+    """UTC, ISO 8601."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def versions() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from recsys.tracking.cards.results import coverage_section, protocol_section, re
 from recsys.tracking.cards.saved_model import SavedModel
 from recsys.tracking.cards.slices import calibration_section, slices_section
 from recsys.tracking.cards.verdicts import gates_section
+from recsys.tracking.files import write_whole
 from recsys.tracking.mlflow_run import SMALL_BYTES
 from recsys.tracking.run_folder import RunFolder
 
@@ -84,9 +84,7 @@ class ModelCard:
             folder: where to.
         """
         for name, text in ((MARKDOWN, self.markdown()), (PAGE, self.html())):
-            unfinished = folder / f".{name}.{os.getpid()}"
-            unfinished.write_text(text, encoding="utf-8")
-            unfinished.replace(folder / name)
+            write_whole(folder / name, text)
 
 
 def leave_card(run_folder: RunFolder) -> None:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from recsys.evaluation.evaluation_set import EvaluationSet
 from recsys.evaluation.result import Evaluation
 from recsys.tracking.cards.verdicts import with_verdicts
+from recsys.tracking.environment import now
 from recsys.tracking.gates.case import Contestant, PromotionCase
 from recsys.tracking.gates.gate import Verdict
 from recsys.tracking.gates.run import outcome_of
@@ -21,7 +22,7 @@ from recsys.tracking.most_popular import MostPopular
 from recsys.tracking.moves import Move
 from recsys.tracking.pyfunc_evaluation import evaluate_pyfunc
 from recsys.tracking.registration import FINGERPRINT, load_evaluation_set
-from recsys.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, now, who
+from recsys.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, Registry, who
 from recsys.tracking.registry_calls import RegistryError, called, default_store
 
 if TYPE_CHECKING:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-import os
 from pathlib import Path
 
 import lightning as L
@@ -12,6 +11,7 @@ from lightning.pytorch.loggers import MLFlowLogger
 from torch import Tensor
 
 from recsys.evaluation.plots import propensity_curves
+from recsys.tracking.files import write_whole
 from recsys.unbiased.click_loss import ClickLoss
 
 TABLE, PICTURE = "propensities.json", "plots/propensities.png"
@@ -49,10 +49,10 @@ class PropensityLog(L.Callback):
         table = dict(zip(names, curves.tolist(), strict=True))
         (self.folder / PICTURE).parent.mkdir(parents=True, exist_ok=True)
         figure = propensity_curves(table)
-        _replace(self.folder / TABLE, (json.dumps(table, indent=2) + "\n").encode())
+        write_whole(self.folder / TABLE, json.dumps(table, indent=2) + "\n")
         picture = io.BytesIO()
         figure.savefig(picture, format="png", dpi=110)
-        _replace(self.folder / PICTURE, picture.getvalue())
+        write_whole(self.folder / PICTURE, picture.getvalue())
         for logger in trainer.loggers:
             if isinstance(logger, MLFlowLogger):
                 logger.experiment.log_dict(logger.run_id, table, TABLE)
@@ -68,10 +68,3 @@ def _curves(module: L.LightningModule) -> Tensor | None:
             "ListwiseModule, or WithSlates"
         )
     return losses[0].relative_propensities()
-
-
-def _replace(path: Path, content: bytes) -> None:
-    """Under a temporary name first."""
-    unfinished = path.with_suffix(f".{os.getpid()}.tmp")
-    unfinished.write_bytes(content)
-    unfinished.replace(path)

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
 from recsys.features.splits import Split, SplitRule
-from recsys.tracking.environment import git_state, machine, versions
+from recsys.tracking.environment import git_state, machine, now, versions
+from recsys.tracking.files import write_whole
 from recsys.tracking.redaction import command_without_secrets, without_secrets
 from recsys.training.usage import Work, peak_gpu_mib, peak_rss_mib
 
@@ -58,7 +57,7 @@ class RunRecord:
     versions: dict[str, str] = field(default_factory=versions)
     git: dict[str, Any] | None = field(default_factory=git_state)
     machine: dict[str, Any] = field(default_factory=machine)
-    started: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    started: str = field(default_factory=now)
     status: Status = "running"
     usage: dict[str, float] = field(default_factory=dict)
     mlflow: dict[str, str] | None = None
@@ -146,9 +145,7 @@ class RunRecord:
             text = json.dumps({"format": FORMAT_VERSION} | asdict(self), indent=2, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise RunError(f"{folder / RUN}: the record of the run is not JSON: {error}") from error
-        unfinished = folder / f".{RUN}.{os.getpid()}"
-        unfinished.write_text(text + "\n", encoding="utf-8")
-        unfinished.replace(folder / RUN)
+        write_whole(folder / RUN, text + "\n")
 
     @classmethod
     def read(cls, folder: str | Path) -> RunRecord:

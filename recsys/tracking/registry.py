@@ -13,10 +13,10 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from recsys.tracking.environment import now
 from recsys.tracking.mlflow_store import open_client, tracking_uri
 from recsys.tracking.moves import Move, below, moves_of
 from recsys.tracking.registry_calls import LostRaceError, MissingError, RegistryError, called
@@ -42,11 +42,6 @@ def who() -> str:
     except (KeyError, OSError):  # in a container whose user has no name
         user = f"user {os.getuid()}"
     return f"{user}@{socket.gethostname()}"
-
-
-def now() -> str:
-    """UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)

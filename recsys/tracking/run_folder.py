@@ -18,7 +18,6 @@ from __future__ import annotations
 import importlib
 import json
 import math
-import os
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from recsys.evaluation.result import Evaluation
+from recsys.tracking.files import write_whole
 from recsys.tracking.record import RunError, RunRecord
 
 if TYPE_CHECKING:
@@ -126,17 +126,12 @@ class RunFolder:
         self._save("calibration.json", content)
 
     def _save(self, name: str, content: dict[str, Any]) -> None:
-        unfinished = self.path / f".{name}.{os.getpid()}"
-        unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(self.path / name)
+        write_whole(self.path / name, json.dumps(content, indent=2) + "\n")
 
     def save_config(self, text: str) -> None:
         """Writes `config.yaml`, readable by its owner alone: it may hold what the record hides."""
         self.path.mkdir(parents=True, exist_ok=True)
-        unfinished = self.path / f".config.yaml.{os.getpid()}"
-        unfinished.touch(mode=0o600)
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(self.config)
+        write_whole(self.config, text, mode=0o600)
 
     def log(self, folder: str | Path | None = None) -> EventLog:
         """The prepared log that the run was made on.

@@ -50,7 +50,7 @@ def test_curves_are_kept_in_the_folder_and_in_mlflow(tmp_path: Path) -> None:
     assert "propensity/position_1" not in trainer.callback_metrics
     artifacts = {item.path for item in logger.experiment.list_artifacts(logger.run_id)}
     assert artifacts == {"propensities.json", "plots"}
-    assert not list(tmp_path.glob("run/**/*.tmp"))
+    assert not list(tmp_path.glob("run/**/.*"))  # no temporary file is left
 
 
 def test_each_context_has_a_curve(tmp_path: Path) -> None:
