@@ -229,6 +229,7 @@ def test_exit_codes(
     assert code == 1 and "refused by same_evaluation_set" in text
 
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")  # which wait for seconds
     for words in (["list", name], ["promote", name], ["rollback", name, "--reason", "x"], ["register", "0" * 32]):
         code, text = said(*words)
         assert code == 4 and "http://127.0.0.1:9 cannot be used" in text
