@@ -65,6 +65,12 @@ class RankingValidation(L.Callback):
         self.snips_power = snips_power
         self.history: list[dict[str, float]] = []
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Early stopping looks at the last values in every epoch; a resumed run would not have them before the next."""
+        for last in self.history[-1:]:
+            values = {f"val/{name}": torch.tensor(value) for name, value in last.items() if name != "epoch"}
+            trainer.callback_metrics.update(values)
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Validates, if it is this epoch's turn."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
@@ -22,6 +22,18 @@ CONFIG = "config.yaml"
 
 class JobError(ValueError):
     """A job that cannot start as it is described."""
+
+
+class _AmidEpochs(ModelCheckpoint):
+    """Leaves the last step of an epoch to the checkpoint at its end.
+
+    Resumed from one of that step, Lightning takes the epoch for finished, and neither validates it nor counts it for early
+    stopping.
+    """
+
+    def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
+        if not trainer.is_last_batch:
+            super().on_train_batch_end(trainer, *arguments)
 
 
 @dataclass
@@ -127,11 +139,13 @@ class Job:
             folder: of the run.
             validates: whether the split has validation users; without, the last epoch is the model.
         """
-        checkpoint = partial(ModelCheckpoint, folder / "checkpoints", enable_version_counter=False)
+        checkpoints = folder / "checkpoints"
+        checkpoint = partial(ModelCheckpoint, checkpoints, enable_version_counter=False)
         # Both write the one file that a resumed run reads, by renaming: a kill in mid-write leaves the older one.
         last: list[L.Callback] = [checkpoint("last", save_on_train_epoch_end=True, save_on_exception=True)]
         if self.checkpoint_every is not None:
-            last.append(checkpoint("last", every_n_train_steps=self.checkpoint_every))
+            steps = self.checkpoint_every
+            last.append(_AmidEpochs(checkpoints, "last", every_n_train_steps=steps, enable_version_counter=False))
         if not validates:
             return last
         best = checkpoint("best", monitor=self.monitor, mode="max", save_on_train_epoch_end=True)

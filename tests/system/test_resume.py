@@ -38,6 +38,7 @@ def arguments(tmp_path_factory) -> list[str]:
         "--model.objective.negatives.n=8",
         "--trainer.max_epochs=4",
         "--trainer.enable_model_summary=false",
+        "--validation.every_n_epochs=3",
         "--job.checkpoint_every=3",
     ]
 
@@ -58,7 +59,8 @@ def final(folder: Path) -> dict[str, torch.Tensor]:
         for name, values in state["state"].items()
         for key, value in values.items()
     }
-    return checkpoint["state_dict"] | moments
+    stopping = next(state for name, state in checkpoint["callbacks"].items() if name.startswith("EarlyStopping"))
+    return checkpoint["state_dict"] | moments | {name: stopping[name] for name in ("wait_count", "best_score")}
 
 
 @pytest.fixture(scope="module")
