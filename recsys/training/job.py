@@ -27,8 +27,8 @@ class JobError(ValueError):
 class _AmidEpochs(ModelCheckpoint):
     """Leaves the last step of an epoch to the checkpoint at its end.
 
-    Resumed from one of that step, Lightning takes the epoch for finished: neither is it validated, nor does it count for
-    early stopping.
+    Resumed from one of that step, Lightning takes the epoch for finished: it is not validated, and early stopping does
+    not count it.
     """
 
     def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
