@@ -26,7 +26,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from _denoising import BACKBONES, MAIN, METHODS, SEEDS, SETTINGS, SMOKE, Row, described, train
+from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, SETTINGS, SMOKE, Row, described, train
 from _denoising_data import NATURAL, NOISES
 from _markdown import markdown, number
 from _results import provenance, spread, write, write_json, write_text
@@ -37,6 +37,7 @@ from recsys.cli.allocator import keep_freed_memory
 RUNS, RESULTS = Path("runs/denoising"), Path("experiments/results/denoising")
 COLUMNS = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50", "NDCG-all@20", "NDCG-all@50", "tail Recall@20")
 SHARES = ("injected_pool_share", "injected_share", "effective_pool_size")
+CONTROL = "uniform_k"
 NOTE = (
     "Made by `python experiments/denoising.py` from the JSON files in this folder; never edited by hand. Of users who "
     "have at least ten positives, 70 % train, 10 % validate and 20 % test, of each user at random; in MovieLens a "
@@ -44,7 +45,8 @@ NOTE = (
     "that the user has. Natural noise are the user's own ratings of 1 and 2, which train beside those of 3. The whole "
     "catalogue is ranked without the training items. Mean ± standard deviation over seeds, each with its own parts, "
     "noise and weights. NDCG-all divides by the gain of all test items, however many. Shares are means over the epochs "
-    "after the tenth: of noise in the pools, and of noise in what was trained on."
+    "after the tenth: of noise in the pools, and of noise in what was trained on. Differences from `uniform_k` have "
+    "the 95 % interval of a paired t-test over seeds."
 )
 
 
@@ -185,8 +187,24 @@ def _table(rows: list[tuple[str, dict[str, Any]]]) -> str:
         metrics = row["metrics"]
         cells = [number(metrics[column], metrics[column]["mean"] == best[column]) for column in COLUMNS]
         shares = [f"{metrics[share]['mean']:.3f}" if share in metrics else "" for share in SHARES]
-        lines.append([name, *cells, *shares, ", ".join(map(str, row["best_epochs"]))])
-    return markdown(["method", *COLUMNS, "noise in pools", "noise trained on", "effective pool", "best epochs"], lines)
+        lines.append(
+            [name, *cells, less(row, dict(rows).get(CONTROL)), *shares, ", ".join(map(str, row["best_epochs"]))]
+        )
+    control = f"{CHOSEN_BY} less {CONTROL}"
+    shares = ["noise in pools", "noise trained on", "effective pool"]
+    return markdown(["method", *COLUMNS, control, *shares, "best epochs"], lines)
+
+
+def less(row: dict[str, Any], control: dict[str, Any] | None) -> str:
+    """Difference from the control, with the 95 % interval of a paired t-test over their common seeds; else nothing."""
+    if control is None or row["model"] == control["model"] or row["seeds"] != control["seeds"] or len(row["seeds"]) < 2:
+        return ""
+    from scipy import stats
+
+    values, others = (one["metrics"][CHOSEN_BY]["values"] for one in (row, control))
+    found = stats.ttest_rel(values, others)
+    low, high = found.confidence_interval()
+    return f"{row['metrics'][CHOSEN_BY]['mean'] - control['metrics'][CHOSEN_BY]['mean']:+.4f} [{low:+.4f}, {high:+.4f}]"
 
 
 def parser() -> argparse.ArgumentParser:

@@ -23,6 +23,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 COLUMNS = ("HR@10", "NDCG@10", "HR@50", "NDCG@50", "MRR@50", "Coverage@10")
 CHOSEN_BY = "NDCG@10"
+DENOISING = "denoising"
 MEANING = {
     "leave_last_out_strict": "The last event of each user is the test, the one before it the validation; neither is "
     "trained on.",
@@ -65,8 +66,9 @@ def main() -> None:
 
 
 def read(results: Path) -> list[Content]:
-    """The JSONs of all rows."""
-    return [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/*/*.json"))]
+    """The JSONs of all rows but those of the study of noise, which has a page of its own."""
+    paths = sorted(path for path in results.glob("*/*/*.json") if path.parts[-3] != DENOISING)
+    return [json.loads(path.read_text(encoding="utf-8")) for path in paths]
 
 
 def report(results: Path) -> str:
@@ -85,6 +87,11 @@ def report(results: Path) -> str:
         if of_dataset:
             parts += [f"## {dataset}", *_dataset(dataset, of_dataset)]
     parts += dual_learning_part(results)
+    if (results / DENOISING).exists():
+        parts += [
+            "## Noise among positives",
+            f"Tables of their own: [{DENOISING}/DENOISING.md]({DENOISING}/DENOISING.md).",
+        ]
     if benchmarks:
         parts += [
             "## Benchmarks",

@@ -192,3 +192,16 @@ def test_a_run_of_other_settings_of_its_method_is_not_done(tmp_path: Path) -> No
     for other in ("pld_floor", "pld_n4", "pld_std", "bce", "uniform_k"):
         assert not denoising.is_done(path, SETTINGS | {"method": described(other)})
     assert len({json.dumps(described(name), allow_nan=False) for name in METHODS}) == len(METHODS)
+
+
+def test_differences_from_the_control_are_paired_by_seed() -> None:
+    def row(model: str, values: list[float], seeds: list[int]) -> dict[str, Any]:
+        return {"model": model, "seeds": seeds, "metrics": {"Recall@20": {"mean": np.mean(values), "values": values}}}
+
+    control, other = row("mf_uniform_k", [0.1, 0.3, 0.2], [1, 2, 3]), row("mf_pld", [0.12, 0.31, 0.24], [1, 2, 3])
+    gain = np.array([0.02, 0.01, 0.04])
+    half = 4.302653 * gain.std(ddof=1) / 3**0.5  # the quantile of two degrees of freedom
+    expected = f"{gain.mean():+.4f} [{gain.mean() - half:+.4f}, {gain.mean() + half:+.4f}]"
+    assert denoising.less(other, control) == expected
+    assert denoising.less(control, control) == denoising.less(other, None) == ""
+    assert denoising.less(other, control | {"seeds": [1, 2, 4]}) == ""
