@@ -24,6 +24,7 @@ PLANES = 4
 
 _BLOCK = 1 << 16
 _CELL_ROWS = 256
+_NOTHING = 1e-12
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class FeatureCorrelation:
         """`[k, k]` mutual information over the root of the product of the two entropies; 0 where one of them is 0."""
         entropy = self.mi.diagonal()
         scale = np.sqrt(np.outer(entropy, entropy))
-        return np.divide(self.mi, scale, out=np.zeros_like(self.mi), where=scale > 0)
+        known = scale > _NOTHING  # rounding leaves one value alone an entropy above 0
+        return np.divide(self.mi, scale, out=np.zeros_like(self.mi), where=known)
 
     def ranked(self, name: str) -> list[str]:
         """The features other than `name`, the one with the highest normalised information first, ties in order."""

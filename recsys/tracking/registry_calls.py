@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections.abc import Callable, Iterator
@@ -79,9 +80,14 @@ def default_store(uri: str) -> Iterator[None]:
     quiet()
     import mlflow
 
+    # MLflow takes a variable for a store that was set, and writes the one that is set into the variable.
+    variable = os.environ.pop(URI_VARIABLE, None)
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
         mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None: as if none had ever been set
+        os.environ.pop(URI_VARIABLE, None)
+        if variable is not None:
+            os.environ[URI_VARIABLE] = variable

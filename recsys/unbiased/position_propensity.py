@@ -45,7 +45,8 @@ class PositionPropensity(nn.Module):
             raise ValueError(f"lists of {length} positions, and propensities for {self.positions}: set `positions`")
         if context is None and self.contexts > 1:
             raise ValueError(f"propensities of {self.contexts} contexts need the context of each list")
-        if context is not None and self.contexts > 1 and (most := int(context.max())) >= self.contexts:
+        if context is not None and self.contexts > 1 and bool((context >= self.contexts).any()):
+            most = int(context.max())
             raise ValueError(f"a list of context {most}, and propensities for {self.contexts} from 0: set `contexts`")
         logits = self._logits()[:, :length]
         return logits if self.contexts == 1 or context is None else logits[context]

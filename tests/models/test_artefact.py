@@ -167,7 +167,7 @@ def test_saving_again_replaces_the_model_and_leaves_nothing_behind(folder: Path)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("failing", ["save_file", "_sha256"])
+@pytest.mark.parametrize("failing", ["save_file", "file_sha256"])
 def test_a_failure_while_writing_leaves_the_old_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:

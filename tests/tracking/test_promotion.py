@@ -187,6 +187,12 @@ def test_the_default_store_is_put_back(uri: str, monkeypatch: pytest.MonkeyPatch
         assert mlflow.get_tracking_uri() == uri == os.environ["MLFLOW_TRACKING_URI"]
         raise ZeroDivisionError
     assert "MLFLOW_TRACKING_URI" not in os.environ and not mlflow.is_tracking_uri_set()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    with default_store(uri):
+        assert mlflow.get_tracking_uri() == uri
+    assert mlflow.get_tracking_uri() == "http://elsewhere"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert not mlflow.is_tracking_uri_set(), "the variable is no store that was set"
 
 
 def test_a_busy_database_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
