@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pandas as pd
 import psycopg
@@ -438,7 +439,11 @@ def test_what_a_version_needs_is_kept_and_the_rest_removed(server, client, champ
             patch.setenv(name, value)
         for days, removed in (("1", False), ("0", True)):
             patch.setattr(sys, "argv", ["retention.py", "--days", days])
-            retention.main()
+            try:
+                retention.main()
+            finally:  # `mlflow gc` leaves its store to the process, which ends with the script but not here
+                mlflow.set_tracking_uri(None)
+                patch.setenv("MLFLOW_TRACKING_URI", server.url)
             with psycopg.connect(server.database()) as connection:
                 rows = connection.execute(
                     "SELECT lifecycle_stage FROM runs WHERE run_uuid = %s", [other.run_id]
