@@ -3,7 +3,7 @@
 #
 #   experiments/demo.sh RECSYS "USERS" QUERY
 #
-# RECSYS is the command; USERS are of MovieLens-100K. Everything lies in a new folder under runs/, but for MLflow's store.
+# RECSYS is the command; USERS are of MovieLens-100K. Three new folders under runs/ hold the runs, MLflow's store the rest.
 set -euo pipefail
 
 recsys=$1 users=$2 query=$3

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from shlex import quote
@@ -16,6 +17,7 @@ from recsys.tracking.environment import now
 from recsys.tracking.gates.case import Contestant, PromotionCase
 from recsys.tracking.gates.gate import Verdict
 from recsys.tracking.gates.run import outcome_of
+from recsys.tracking.known_items import KnownItems
 from recsys.tracking.model_card import PAGE
 from recsys.tracking.model_files import check_files
 from recsys.tracking.most_popular import MostPopular
@@ -68,10 +70,15 @@ def case_of(
         raise RegistryError(
             f"version {challenger} of `{registry.name}` has no evaluation set; name a folder with --evaluation-set"
         )
-    popular = Contestant("popularity, for want of a champion", partial(MostPopular, evaluation_set))
+    if champion is None:
+        other = Contestant("popularity, for want of a champion", partial(MostPopular, evaluation_set))
+    else:
+        other = _contestant(registry, registry.version(champion), CHAMPION)
+        if other.registered_with != evaluation_set.fingerprint:  # its catalogue may hold what is gone
+            other = replace(other, load=partial(_on_known_items, other.load, evaluation_set))
     return PromotionCase(
         challenger=_contestant(registry, version, CHALLENGER),
-        champion=popular if champion is None else _contestant(registry, registry.version(champion), CHAMPION),
+        champion=other,
         evaluation_set=evaluation_set,
         judge=partial(judge, evaluation_set, retrieve),
         tracking_uri=registry.uri,
@@ -200,6 +207,10 @@ def _loaded(registry: Registry, version: str) -> Any:
         import mlflow
 
         return mlflow.pyfunc.load_model(f"models:/{registry.name}/{version}")
+
+
+def _on_known_items(load: Callable[[], Any], evaluation_set: EvaluationSet) -> KnownItems:
+    return KnownItems(load(), evaluation_set)
 
 
 def _tag(verdict: Verdict) -> str:

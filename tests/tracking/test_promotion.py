@@ -12,9 +12,11 @@ import pytest
 from mlflow.tracking import MlflowClient
 
 from recsys.evaluation.result import EvaluationError
+from recsys.tracking import promotion
 from recsys.tracking.gates.calibration import Calibration
 from recsys.tracking.gates.case import Contestant, PromotionCase
 from recsys.tracking.gates.gate import GateError, Verdict
+from recsys.tracking.known_items import KnownItems
 from recsys.tracking.mlflow_store import open_client
 from recsys.tracking.model_files import files_digest
 from recsys.tracking.most_popular import MostPopular
@@ -89,6 +91,22 @@ def model_of(client: MlflowClient, uri: str, folder: Path, name: str) -> tuple[R
     tags = {"recsys.evaluation_set": frozen().fingerprint}
     client.create_model_version(name, f"file://{folder}", run_id, tags)
     return Registry.open(name, uri), run_id
+
+
+def test_a_champion_of_an_older_set_answers_with_known_items_alone(
+    client: MlflowClient, uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry, run_id = model_of(client, uri, tmp_path, "older")
+    monkeypatch.setattr(promotion, "_loaded", lambda registry, version: version)
+    own = frozen().fingerprint
+    for version, registered_with in (("2", own), ("3", "an older one")):
+        client.create_model_version("older", f"file://{tmp_path}", run_id, {"recsys.evaluation_set": registered_with})
+        registry.challenge("1")
+        client.set_registered_model_alias("older", "champion", version)
+        case = case_of(registry)
+        champion = case.champion.load()
+        assert isinstance(champion, KnownItems) is (registered_with != own) and case.challenger.load() == "1"
+        assert (champion.model if isinstance(champion, KnownItems) else champion) == version
 
 
 def test_a_case_and_its_verdicts(client: MlflowClient, uri: str, tmp_path: Path) -> None:
