@@ -70,7 +70,7 @@ clean: ## remove what was built and cached; the environment and the runs stay
 
 UV := $(BIN)/uv
 COMPILE = UV_CUSTOM_COMPILE_COMMAND='make lock' $(UV) pip compile --quiet pyproject.toml --group data --extra dev --extra docs \
-	--extra server --python-version 3.11 --python-platform x86_64-manylinux_2_28 $(UPGRADE)
+	--extra server --extra ann --extra ray --python-version 3.11 --python-platform x86_64-manylinux_2_28 $(UPGRADE)
 
 $(UV): | $(STAMP)
 	$(BIN)/pip install --quiet uv==0.13.9
