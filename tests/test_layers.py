@@ -14,8 +14,10 @@ LAYERS: list[set[str]] = [
     {"losses", "models"},
     {"unbiased", "denoising"},
     {"training", "retrieval"},
-    {"evaluation", "simulation"},
+    {"evaluation"},
+    {"simulation"},
     {"tracking"},
+    {"candidates"},
     {"cli"},
 ]
 LEVEL = {package: level for level, packages in enumerate(LAYERS) for package in packages}
