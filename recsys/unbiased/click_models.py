@@ -70,6 +70,10 @@ class ClickModel(abc.ABC):
             generator: of the draws.
         """
 
+    @abc.abstractmethod
+    def expected(self, relevance: Tensor, mask: Tensor) -> Tensor:
+        """`[B, L]` chance of a click at each position, of the type of `relevance`; arguments as of `draw`."""
+
 
 class PositionBased(ClickModel):
     """Examination depends on the position alone: `P(click) = rho_i^eta P(relevant)`.
@@ -105,6 +109,9 @@ class PositionBased(ClickModel):
         examined = mask & (_uniform(relevance, generator) < self.chances(relevance.shape[1]).to(relevance.device))
         return Clicks((examined & (_uniform(relevance, generator) < relevance)).float(), examined)
 
+    def expected(self, relevance: Tensor, mask: Tensor) -> Tensor:
+        return self.chances(relevance.shape[1]).to(relevance) * relevance * mask
+
 
 class TrustBias(PositionBased):
     """Who examines a position trusts the ranker there: he clicks on what is irrelevant, and more so near the top.
@@ -133,12 +140,18 @@ class TrustBias(PositionBased):
         self.relevant, self.irrelevant = torch.tensor(relevant), torch.tensor(irrelevant)
 
     def draw(self, relevance: Tensor, mask: Tensor, generator: torch.Generator) -> Clicks:
+        return super().draw(self._believed(relevance), mask, generator)
+
+    def expected(self, relevance: Tensor, mask: Tensor) -> Tensor:
+        return super().expected(self._believed(relevance), mask)
+
+    def _believed(self, relevance: Tensor) -> Tensor:
+        """`[B, L]` chance of a click on what is examined."""
         at = torch.arange(relevance.shape[1])
         of_relevant, of_irrelevant = (
             chances[at.clamp(max=len(chances) - 1)].to(relevance.device) for chances in (self.relevant, self.irrelevant)
         )
-        believed = relevance * of_relevant + (1 - relevance) * of_irrelevant
-        return super().draw(believed, mask, generator)
+        return relevance * of_relevant + (1 - relevance) * of_irrelevant
 
 
 class UserBrowsing(ClickModel):
@@ -172,6 +185,20 @@ class UserBrowsing(ClickModel):
             last = torch.where(click[:, column], column + 1, last)
         return Clicks(click.float(), examined)
 
+    def expected(self, relevance: Tensor, mask: Tensor) -> Tensor:
+        expected = torch.zeros_like(relevance)
+        state = relevance.new_zeros(len(relevance), relevance.shape[1] + 1)  # chances of the place of the last click
+        state[:, 0] = 1
+        for column in range(relevance.shape[1]):
+            row = self.examination[min(column, len(self.examination) - 1)].to(relevance)
+            last = torch.arange(column + 1, device=relevance.device)
+            at = torch.where(last == 0, len(row) - 1, (column - last).clamp(max=len(row) - 2))
+            click = state[:, : column + 1] * row[at] * (relevance * mask)[:, column, None]
+            expected[:, column] = click.sum(1)
+            state[:, : column + 1] -= click
+            state[:, column + 1] = expected[:, column]
+        return expected
+
 
 class Cascade(ClickModel):
     """Users read from the top, and stop after a click that satisfied them.
@@ -193,6 +220,11 @@ class Cascade(ClickModel):
         ends = liked & (_uniform(relevance, generator) < self.satisfied)
         examined = mask & (ends.cumsum(1) - ends.long() == 0)
         return Clicks((liked & examined).float(), examined)
+
+    def expected(self, relevance: Tensor, mask: Tensor) -> Tensor:
+        shown = relevance * mask
+        going_on = (1 - self.satisfied * shown).cumprod(1)
+        return shown * torch.cat([torch.ones_like(shown[:, :1]), going_on[:, :-1]], dim=1)
 
 
 def _uniform(like: Tensor, generator: torch.Generator) -> Tensor:

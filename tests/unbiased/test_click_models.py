@@ -54,6 +54,16 @@ def test_click_rate_is_examination_times_relevance_for_every_position_and_grade(
         check(rates(PositionBased(eta=eta), [relevance] * 10, seed=grade), expected, errors=4.0)
 
 
+@pytest.mark.parametrize("model", ALL, ids=lambda model: type(model).__name__)
+def test_expected_clicks_are_the_rates_of_drawn_ones(model: ClickModel) -> None:
+    relevance = torch.tensor([[0.6, 0.2, 0.9, 0.3, 0.5, 0.7, 0.1, 0.4, 0.8, 0.5, 0.6, 0.9]])
+    mask = torch.ones(1, 12, dtype=torch.bool)
+    check(rates(model, relevance[0].tolist()), model.expected(relevance, mask)[0].tolist(), errors=4.0)
+    shorter = model.expected(relevance, torch.arange(12)[None] < 5)
+    torch.testing.assert_close(shorter[:, :5], model.expected(relevance, mask)[:, :5])
+    assert not shorter[:, 5:].any()
+
+
 def test_trust_adds_clicks_of_irrelevant_documents_at_the_top() -> None:
     model = TrustBias([0.9, 0.5], relevant=[0.95, 0.9], irrelevant=[0.6, 0.1])
     relevance = [0.7, 0.2, 0.4]

@@ -1,0 +1,1 @@
+"""Simulated users whose truth is known, and experiments between policies on them."""

@@ -1,0 +1,127 @@
+"""A policy: a recommender that scores candidates, and a rule that chooses from them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recsys.models.recommender import Recommender
+from recsys.retrieval.order import TopK
+from recsys.retrieval.topk import Ranker
+from recsys.simulation.world.histories import Histories
+from recsys.simulation.world.rules import Choice, Greedy, Rule
+
+BLOCK_BYTES = 32 * 2**20
+"""Candidates held at a time: users x candidates x 12 bytes."""
+
+
+class Policy:
+    """Lists for users by their ids and histories.
+
+    Args:
+        model: any recommender, whose dense ids of users and items are those of the world.
+        rule: chooses lists from the scored candidates.
+        candidates: the best so many items of a user are his candidates; None: the length of the list for `Greedy`, the
+            whole catalogue for other rules, so that every item that the user has not seen may be shown.
+        repeat: whether users may get what they have consumed already.
+        tie_seed: seed of the order among equal scores.
+
+    Raises:
+        ValueError: candidates is not positive.
+    """
+
+    def __init__(
+        self,
+        model: Recommender,
+        rule: Rule | None = None,
+        *,
+        candidates: int | None = None,
+        repeat: bool = False,
+        tie_seed: int = 0,
+    ) -> None:
+        if candidates is not None and candidates < 1:
+            raise ValueError(f"candidates must be at least 1, not {candidates}")
+        self.model, self.rule, self.repeat = model, rule or Greedy(), repeat
+        self._candidates = candidates
+        self._ranker = Ranker(model, tie_seed=tie_seed)
+
+    @property
+    def stochastic(self) -> bool:
+        """Whether lists differ between sessions of one history."""
+        return self.rule.stochastic
+
+    def candidates(self, length: int) -> int:
+        """Number of candidates of a user for lists of a length, at most the catalogue.
+
+        Raises:
+            ValueError: the lists are longer than that.
+        """
+        default = self.model.n_items if self.stochastic else length
+        found = min(self._candidates or default, self.model.n_items)
+        if found < length:
+            raise ValueError(f"lists of {length} items need as many candidates, and the policy has {found}")
+        return found
+
+    def block(self, length: int) -> int:
+        """How many users are ranked at a time."""
+        return max(64, min(16_384, BLOCK_BYTES // (12 * self.candidates(length))))
+
+    def rank(self, users: Tensor, histories: Histories, length: int) -> TopK:
+        """The candidates of users `[n]`, best first, `[n, C]`; 0 and `-inf` where there are fewer."""
+        batch, seen = histories.of(users)
+        return self._ranker(batch, self.candidates(length), seen=None if self.repeat else seen)
+
+    def choose(self, ranked: TopK, length: int, random: torch.Generator) -> tuple[Tensor, Choice]:
+        """A list for each row of candidates: items `[n, L]`, 0 where there are fewer, and how they were chosen."""
+        choice = self.rule.draw(ranked.scores, length, random)
+        return ranked.items.gather(1, choice.columns), choice
+
+    def propensity(self, ranked: TopK, items: Tensor) -> Tensor:
+        """How likely the policy shows given lists, position by position.
+
+        Args:
+            ranked: candidates of n users.
+            items: `[n, L]` int64, what was shown; 0 where a list is shorter.
+
+        Returns:
+            `[n, L]` float64: the chance of each item given those above it, 1 for 0.
+        """
+        columns = torch.full_like(items, -1)
+        for position in range(items.shape[1]):
+            same = ranked.items == items[:, position, None]
+            columns[:, position] = torch.where(same.any(1), same.byte().argmax(1), -1)
+        return self.rule.propensity(ranked.scores, columns).masked_fill(items == 0, 1.0)
+
+
+class Lists:
+    """The candidates of users by one policy, ranked again only where a history has changed.
+
+    Args:
+        policy: must depend on users and their histories alone.
+        n_users: number of users.
+        length: of the lists.
+        budget: bytes of candidates that may be kept; where all users need more, they are ranked at each request.
+    """
+
+    def __init__(self, policy: Policy, n_users: int, length: int, budget: int = 256 * 2**20) -> None:
+        self.policy, self.length = policy, length
+        columns = policy.candidates(length)
+        self._kept = (n_users + 1) * columns * 8 <= budget
+        if self._kept:
+            self._items = torch.zeros(n_users + 1, columns, dtype=torch.int32)
+            self._scores = torch.zeros(n_users + 1, columns)
+            self._ranked_at = torch.full((n_users + 1,), -1, dtype=torch.int64)
+
+    def of(self, users: Tensor, histories: Histories) -> TopK:
+        """The candidates of different users `[n]`, as `Policy.rank` gives them."""
+        if not self._kept:
+            return self.policy.rank(users, histories, self.length)
+        # Histories only grow, so that their length says whether they have changed.
+        lengths = histories.lengths[users]
+        stale = self._ranked_at[users] != lengths
+        if stale.any():
+            changed = users[stale]
+            found = self.policy.rank(changed, histories, self.length)
+            self._items[changed], self._scores[changed] = found.items.int(), found.scores
+            self._ranked_at[changed] = lengths[stale]
+        return TopK(self._items[users].long(), self._scores[users])
