@@ -1,0 +1,139 @@
+"""What an action is expected to earn: models of the reward, each fitted to other users than it predicts for."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
+from recsys.simulation.off_policy.policies import Block
+
+
+class FittedRewards(Protocol):
+    """Predicts rewards."""
+
+    def predict(self, log: BanditLog, rounds: NDArray[np.int64], block: Block) -> Tensor:
+        """Predictions for rounds `[b]` and the actions of a block, `[b, C]` of its dtype.
+
+        An action that the log does not know, -1, gets any finite number.
+        """
+
+
+class RewardModel(Protocol):
+    """Learns the reward of an action."""
+
+    def fit(self, log: BanditLog, rounds: NDArray[np.int64]) -> FittedRewards:
+        """Learns from rounds `[n]` alone."""
+
+
+class MeanByAction:
+    """The mean reward of each action at each position, shrunk towards the mean of the position.
+
+    `(sum of rewards + shrinkage * mean of the position) / (rounds + shrinkage)`.
+
+    Args:
+        shrinkage: rounds that the mean of the position counts for.
+
+    Example:
+        >>> import pandas as pd
+        >>> table = pd.DataFrame({"action": [0, 0, 1, 1], "reward": [1, 1, 0, 0], "propensity": 0.5})
+        >>> log = BanditLog.from_frame(table)
+        >>> fitted = MeanByAction(shrinkage=2.0).fit(log, np.arange(4))
+        >>> fitted.predict(log, np.arange(1), Block(torch.zeros(1, 2))).tolist()
+        [[0.75, 0.25]]
+    """
+
+    def __init__(self, shrinkage: float = 20.0) -> None:
+        self.shrinkage = shrinkage
+
+    def fit(self, log: BanditLog, rounds: NDArray[np.int64]) -> MeansByAction:
+        """Learns from rounds `[n]` alone."""
+        return MeansByAction(shrunk_means(log, rounds, log.reward[rounds], self.shrinkage))
+
+
+class MeansByAction:
+    """A mean for each position and action.
+
+    Args:
+        means: `[P, A]` float64.
+    """
+
+    def __init__(self, means: NDArray[np.float64]) -> None:
+        double = torch.from_numpy(means)
+        self._means = {torch.float64: double, torch.float32: double.float()}
+
+    def predict(self, log: BanditLog, rounds: NDArray[np.int64], block: Block) -> Tensor:
+        means = self._means[block.probability.dtype]
+        position = torch.from_numpy(log.position[rounds])
+        if block.actions is not None:
+            return means[position[:, None], block.actions.clamp(min=0)]
+        return means.expand(len(rounds), -1) if len(means) == 1 else means[position]
+
+
+def shrunk_means(
+    log: BanditLog, rounds: NDArray[np.int64], values: NDArray[np.float64], shrinkage: float
+) -> NDArray[np.float64]:
+    """`[P, A]` means of values `[n]` by position and action, shrunk towards the mean of the position.
+
+    A position without rounds has the mean of all.
+    """
+    positions, actions = len(log.positions), log.n_actions
+    cell = log.position[rounds] * actions + log.action[rounds]
+    counts = np.bincount(cell, minlength=positions * actions).reshape(positions, actions)
+    sums = np.bincount(cell, weights=values, minlength=positions * actions).reshape(positions, actions)
+    n = counts.sum(1, keepdims=True)
+    of_position = np.where(n > 0, sums.sum(1, keepdims=True) / np.maximum(n, 1), values.mean())
+    unseen = counts + shrinkage == 0
+    shrunk = (sums + shrinkage * of_position) / np.where(unseen, 1, counts + shrinkage)
+    return np.where(unseen, of_position, shrunk)
+
+
+class CrossFitted:
+    """Predicts for each round by a model that saw no round of its user.
+
+    Args:
+        models: one a fold.
+        fold: `[N]` int64, the fold of each round.
+    """
+
+    def __init__(self, models: list[FittedRewards], fold: NDArray[np.int64]) -> None:
+        self.models, self.fold = models, fold
+
+    @classmethod
+    def of(cls, model: RewardModel, log: BanditLog, folds: int = 5, seed: int = 0) -> CrossFitted:
+        """Fits a model for each fold of users, to the users of the others (Chernozhukov et al., 2018).
+
+        Args:
+            model: to fit.
+            log: the log.
+            folds: number of folds.
+            seed: of the draw of the folds.
+
+        Raises:
+            LogError: there are fewer users than folds.
+        """
+        units = int(log.unit.max()) + 1
+        if not 2 <= folds <= units:
+            raise LogError(f"{log.origin}: {folds} folds of {units} users; two folds at least, and a user in each")
+        fold_of_unit = np.arange(units) % folds
+        np.random.default_rng(seed).shuffle(fold_of_unit)
+        fold = fold_of_unit[log.unit]
+        return cls([model.fit(log, np.flatnonzero(fold != number)) for number in range(folds)], fold)
+
+    def predict(self, log: BanditLog, rounds: NDArray[np.int64], block: Block) -> Tensor:
+        fold = self.fold[rounds]
+        present = np.unique(fold)
+        if len(present) == 1:
+            return self.models[present[0]].predict(log, rounds, block)
+        found = torch.empty_like(block.probability)
+        for number in present:
+            here = np.flatnonzero(fold == number)
+            at = torch.from_numpy(here)
+            actions = None if block.actions is None else block.actions[at]
+            part = Block(block.probability[at], actions)
+            found[at] = self.models[number].predict(log, rounds[here], part)
+        return found
