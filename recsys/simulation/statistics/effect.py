@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy.special import stdtr, stdtrit
 
 
 class ExperimentError(ValueError):
@@ -67,12 +67,12 @@ class Effect:
             0.035
         """
         statistic, freedom = self._statistic(relative, absolute)
-        return float(stats.t.sf(statistic, freedom))
+        return float(stdtr(freedom, -statistic))
 
     def p_less(self, *, relative: float = 0.0, absolute: float = 0.0) -> float:
         """One-sided p-value of `treatment < (1 + relative) * control + absolute`."""
         statistic, freedom = self._statistic(relative, absolute)
-        return float(stats.t.cdf(statistic, freedom))
+        return float(stdtr(freedom, statistic))
 
     def _statistic(self, relative: float, absolute: float) -> tuple[float, float]:
         excess = self.treatment - (1 + relative) * self.control - absolute
@@ -203,7 +203,7 @@ def _effect(control: NDArray[np.float64], treatment: NDArray[np.float64], level:
         raise ExperimentError("all users of each arm have the same value, so that chance cannot be told from effect")
     difference = means[1] - means[0]
     statistic, freedom = studentised(difference, errors[0], errors[1], len(control), len(treatment))
-    quantile = float(stats.t.ppf(1 - level / 2, freedom))
+    quantile = -float(stdtrit(freedom, level / 2))
     half = quantile * math.hypot(*errors)
     return Effect(
         control=means[0],
@@ -211,7 +211,7 @@ def _effect(control: NDArray[np.float64], treatment: NDArray[np.float64], level:
         difference=difference,
         low=difference - half,
         high=difference + half,
-        p_value=float(2 * stats.t.sf(abs(statistic), freedom)),
+        p_value=float(2 * stdtr(freedom, -abs(statistic))),
         lift=means[1] / means[0] - 1 if means[0] else math.nan,
         lift_low=(ends := _fieller(means, errors, quantile))[0] - 1,
         lift_high=ends[1] - 1,

@@ -30,7 +30,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import lambertw
+from scipy.special import lambertw, log_ndtr
 
 from recsys.simulation.statistics.effect import Effect, ExperimentError, check_level
 
@@ -115,7 +115,7 @@ def mixture_variance(planned: float, level: float = 0.05) -> float:
 
     Example:
         >>> round(mixture_variance(2 * 1.0**2 / 1000), 4)
-        0.0166
+        0.0164
     """
     check_level(level)
     if not 0 < planned < math.inf:
@@ -196,7 +196,10 @@ class SequentialEffect:
         return self.difference - half, self.difference + half
 
     def p_greater(self, *, relative: float = 0.0, absolute: float = 0.0) -> float:
-        """Always-valid p-value of `treatment > (1 + relative) * control + absolute`, one-sided by its sign alone."""
+        """Always-valid one-sided p-value of `treatment > (1 + relative) * control + absolute`.
+
+        The effect is mixed over the upper half of the normal law.
+        """
         return self._p(relative, absolute, 1)
 
     def p_less(self, *, relative: float = 0.0, absolute: float = 0.0) -> float:
@@ -205,10 +208,10 @@ class SequentialEffect:
 
     def _p(self, relative: float, absolute: float, sign: int) -> float:
         excess = sign * (self.effect.treatment - (1 + relative) * self.effect.control - absolute)
-        if excess <= 0:
-            return 1.0
-        grown = log_likelihood(np.asarray(excess), np.asarray(self._variance(relative)), self.mixture)
-        return min(1.0, math.exp(-float(grown)))
+        v, m = self._variance(relative), self.mixture
+        both = float(log_likelihood(np.asarray(excess), np.asarray(v), m))
+        upper = math.log(2) + float(log_ndtr(excess * math.sqrt(m / (v * (v + m)))))
+        return math.exp(min(0.0, -both - upper))
 
     def _variance(self, relative: float) -> float:
         return ((1 + relative) * self.effect.control_error) ** 2 + self.effect.treatment_error**2

@@ -119,11 +119,28 @@ def test_one_look_says_what_the_sequence_says() -> None:
     sequence = confidence_sequence(*running_difference(*looks), mixture)
     one = SequentialEffect(welch(control, treatment), mixture)
     assert one.interval() == pytest.approx((sequence.low[0], sequence.high[0]))
-    assert one.p_greater() == pytest.approx(sequence.p_value[0]) and one.p_less() == 1.0
+    assert one.p_greater() == pytest.approx(sequence.p_value[0] / 2, rel=0.01) and one.p_less() == 1.0
     scaled = SequentialEffect(welch(0.9 * control, treatment), mixture)
     assert one.p_greater(relative=-0.1) == pytest.approx(scaled.p_greater())
     low, _ = one.interval(0.01)
-    assert one.p_greater(absolute=low) == pytest.approx(0.01)
+    assert one.p_greater(absolute=low) == pytest.approx(0.005, rel=0.01)
+
+
+def test_the_one_sided_likelihood_ratio_is_the_mixture_over_effects_of_its_side() -> None:
+    random = np.random.default_rng(5)
+    effect, m = welch(random.normal(1, 1, 40), random.normal(1.25, 1, 40)), 0.05
+    v = effect.control_error**2 + effect.treatment_error**2
+    assert 0 < effect.p_value < 0.9
+    for found, d in (
+        ((one := SequentialEffect(effect, m)).p_greater(), effect.difference),
+        (one.p_less(), -effect.difference),
+    ):
+
+        def at(delta: float, d: float = d) -> float:
+            return float(math.exp(d * delta / v - delta**2 / (2 * v)) * 2 * stats.norm.pdf(delta, 0, math.sqrt(m)))
+
+        expected = integrate.quad(at, 0, 12 * math.sqrt(m))[0]
+        assert found == pytest.approx(min(1.0, 1 / expected))
 
 
 def test_what_makes_no_sense_is_refused() -> None:
