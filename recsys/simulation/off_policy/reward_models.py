@@ -116,12 +116,7 @@ class CrossFitted:
         Raises:
             LogError: there are fewer users than folds.
         """
-        units = int(log.unit.max()) + 1
-        if not 2 <= folds <= units:
-            raise LogError(f"{log.origin}: {folds} folds of {units} users; two folds at least, and a user in each")
-        fold_of_unit = np.arange(units) % folds
-        np.random.default_rng(seed).shuffle(fold_of_unit)
-        fold = fold_of_unit[log.unit]
+        fold = folds_of(log, folds, seed)
         return cls([model.fit(log, np.flatnonzero(fold != number)) for number in range(folds)], fold)
 
     def predict(self, log: BanditLog, rounds: NDArray[np.int64], block: Block) -> Tensor:
@@ -137,3 +132,22 @@ class CrossFitted:
             part = Block(block.probability[at], actions)
             found[at] = self.models[number].predict(log, rounds[here], part)
         return found
+
+
+def folds_of(log: BanditLog, folds: int, seed: int) -> NDArray[np.int64]:
+    """`[N]` int64, the fold of each round; rounds of one user share it.
+
+    Args:
+        log: the log.
+        folds: number of folds.
+        seed: of the draw.
+
+    Raises:
+        LogError: there are fewer users than folds.
+    """
+    units = int(log.unit.max()) + 1
+    if not 2 <= folds <= units:
+        raise LogError(f"{log.origin}: {folds} folds of {units} users; two folds at least, and a user in each")
+    fold_of_unit = np.arange(units) % folds
+    np.random.default_rng(seed).shuffle(fold_of_unit)
+    return np.asarray(fold_of_unit[log.unit])

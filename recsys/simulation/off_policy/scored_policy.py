@@ -61,17 +61,25 @@ class ScoredPolicy:
             PolicyError: a round has no action with a score.
         """
         found = self.scores(log, rounds)
-        nothing = found.scores.amax(1) == -torch.inf
-        if nothing.any():
-            raise PolicyError(
-                f"{log.origin}: the policy scores no action of row {rounds[int(nothing.int().argmax())]}; leave the "
-                "row out, or let it choose among others"
-            )
-        chosen = self.choice(found.scores)
-        actions = found.actions
-        if chosen.column is not None:
-            actions = chosen.column if actions is None else actions.gather(1, chosen.column)
-        return Block(chosen.probability, actions)
+        return chosen(log, rounds, found, self.choice)
+
+
+def chosen(log: BanditLog, rounds: NDArray[np.int64], found: Scored, choice: Choice) -> Block:
+    """Probabilities of rounds `[b]` by their scores.
+
+    Raises:
+        PolicyError: a round has no action with a score.
+    """
+    nothing = found.scores.amax(1) == -torch.inf
+    if nothing.any():
+        raise PolicyError(
+            f"{log.origin}: the policy has no action with a score for row {rounds[int(nothing.int().argmax())]}; leave "
+            "the row out, or let it choose among others"
+        )
+    made, actions = choice(found.scores), found.actions
+    if made.column is not None:
+        actions = made.column if actions is None else actions.gather(1, made.column)
+    return Block(made.probability, actions)
 
 
 class RecommenderScores:

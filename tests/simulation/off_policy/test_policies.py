@@ -145,7 +145,7 @@ def test_an_action_that_the_log_does_not_know_is_unsupported() -> None:
     rounds = rounds_of(log, ScoredPolicy(lists, TopKUniform(2)), None)
     assert rounds.weight.tolist() == [1.0, 2.0] and rounds.unsupported == 0.25
     nothing = ListScores(np.zeros((2, 1), np.int64), np.array([[1.0], [-np.inf]]))
-    with pytest.raises(PolicyError, match="scores no action of row 1"):
+    with pytest.raises(PolicyError, match="no action with a score for row 1"):
         rounds_of(log, ScoredPolicy(nothing, TopKUniform(1)), None)
     with pytest.raises(PolicyError, match="probabilities of 3 actions, and the log 2"):
         rounds_of(log, TablePolicy(np.full((1, 3), 1 / 3), np.zeros(2, np.int64)))

@@ -1,0 +1,127 @@
+"""What estimators of slates read of a policy: weights and predictions of every position."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
+from recsys.simulation.off_policy.policies import Block, Policy
+from recsys.simulation.off_policy.ranked_policy import RankedPolicy, places_of
+from recsys.simulation.off_policy.reward_models import CrossFitted, MeansByAction, folds_of, shrunk_means
+from recsys.simulation.off_policy.rounds import BUDGET_BYTES
+
+
+@dataclass(frozen=True)
+class SlateRounds:
+    """S slates of at most K positions; where a slate has none, weights are 1 and all else is 0.
+
+    Attributes:
+        reward: `[S, K]` float64, times the weight of the position.
+        weight: `[S, K]` float64, of the action given those above it.
+        marginal: `[S, K]` float64, of the action at its position whatever stands above; None: the policy fills slates
+            from the top, and its marginals are not known.
+        predicted: `[S, K]` float64, reward of the logged action and of all positions below it, as a model predicts.
+        expected: `[S, K]` float64, mean of that over the actions of the policy at the position.
+        unit: `[S]` int64, code of the user.
+    """
+
+    reward: NDArray[np.float64]
+    weight: NDArray[np.float64]
+    marginal: NDArray[np.float64] | None
+    predicted: NDArray[np.float64]
+    expected: NDArray[np.float64]
+    unit: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.reward)
+
+
+def slate_rounds(
+    log: BanditLog,
+    policy: Policy,
+    position_weights: Sequence[float] | None = None,
+    shrinkage: float = 20.0,
+    folds: int = 5,
+    seed: int = 0,
+    budget: int = BUDGET_BYTES,
+) -> SlateRounds:
+    """Reads a policy once, position by position from the last one up.
+
+    The model of a position is the shrunk mean by action of its reward plus what is expected below it, fitted to other
+    users (fitted Q evaluation).
+
+    Args:
+        log: a log with slates.
+        policy: what it says of a row is meant given the actions that stand above in the logged slate; one that
+            looks at the position alone fills positions independently.
+        position_weights: `[K]`, what a reward counts at each position, in ascending order; None: 1 each.
+        shrinkage: rounds that the mean of a position counts for.
+        folds: of users.
+        seed: of the draw of the folds.
+        budget: bytes of a block of probabilities.
+
+    Raises:
+        LogError: the log has no slates, or fewer users than folds.
+    """
+    place = places_of(log)
+    slates, positions = place.shape
+    counts = np.ones(positions) if position_weights is None else np.asarray(position_weights, dtype=np.float64)
+    if len(counts) != positions:
+        raise LogError(f"{log.origin}: {positions} positions need a weight each, not {len(counts)}")
+    value = log.reward * counts[log.position]
+    fold = folds_of(log, folds, seed)
+    chance, predicted, expected = (np.zeros(len(log)) for _ in range(3))
+    below = np.zeros(slates)
+    for position in range(positions - 1, -1, -1):
+        slate = np.flatnonzero(place[:, position] >= 0)
+        rows = place[slate, position]
+        to_go = value[rows] + below[slate]
+        models = []
+        for number in range(folds):
+            other = fold[rows] != number
+            means = shrunk_means(log, rows[other], to_go[other], shrinkage)
+            models.append(MeansByAction(means))
+        _read(log, policy, CrossFitted(list(models), fold), rows, budget, chance, predicted, expected)
+        below[slate] = expected[rows]
+    at = place.clip(min=0)
+    shown = place >= 0
+    marginal = None
+    if not isinstance(policy, RankedPolicy):
+        marginal = np.where(shown, (chance / (log.propensity if log.marginal is None else log.marginal))[at], 1.0)
+    return SlateRounds(
+        reward=np.where(shown, value[at], 0.0),
+        weight=np.where(shown, (chance / log.propensity)[at], 1.0),
+        marginal=marginal,
+        predicted=np.where(shown, predicted[at], 0.0),
+        expected=np.where(shown, expected[at], 0.0),
+        unit=log.unit[place.max(1)],
+    )
+
+
+@torch.no_grad()
+def _read(
+    log: BanditLog,
+    policy: Policy,
+    rewards: CrossFitted,
+    rows: NDArray[np.int64],
+    budget: int,
+    chance: NDArray[np.float64],
+    predicted: NDArray[np.float64],
+    expected: NDArray[np.float64],
+) -> None:
+    """Fills in chances and predictions of rows."""
+    rows = rows[np.argsort(rewards.fold[rows], kind="stable")]
+    step = max(1, budget // (8 * policy.width(log)))
+    for first in range(0, len(rows), step):
+        part = rows[first : first + step]
+        block = policy.block(log, part)
+        action = torch.from_numpy(log.action[part])
+        chance[part] = block.of(action).double().numpy()
+        expected[part] = torch.linalg.vecdot(block.probability, rewards.predict(log, part, block)).double().numpy()
+        own = Block(torch.ones(len(part), 1, dtype=torch.float64), action[:, None])
+        predicted[part] = rewards.predict(log, part, own).squeeze(1).numpy()

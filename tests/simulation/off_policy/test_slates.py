@@ -1,0 +1,191 @@
+"""Estimators of slates: unbiased where a reward depends on what stands above, as the pipeline has them, and by hand."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
+from recsys.simulation.off_policy.choices import Softmax, TopKUniform
+from recsys.simulation.off_policy.policies import TablePolicy
+from recsys.simulation.off_policy.ranked_policy import RankedPolicy, places_of
+from recsys.simulation.off_policy.scored_policy import Scored
+from recsys.simulation.off_policy.slate_rounds import SlateRounds, slate_rounds
+from recsys.simulation.off_policy.slates import CascadeDR, IndependentIPS, RewardInteractionIPS, SlateEstimator
+
+ACTIONS, POSITIONS = 4, 3
+LIKED = np.array([0.7, 0.5, 0.3, 0.1])
+TARGET, LOGGING = np.array([1.0, 0.6, 0.2, 0.0]), np.array([0.0, 0.2, 0.3, 0.1])
+
+
+class Fixed:
+    """The same scores in every round."""
+
+    def __init__(self, scores: np.ndarray) -> None:
+        self.scores = torch.from_numpy(scores)
+
+    def width(self, log: BanditLog) -> int:
+        return len(self.scores)
+
+    def __call__(self, log: BanditLog, rounds: np.ndarray) -> Scored:
+        return Scored(self.scores.expand(len(rounds), -1))
+
+
+def plackett_luce(scores: np.ndarray, slate: tuple[int, ...]) -> list[float]:
+    """Chance of each action given those above it."""
+    left, found = set(range(ACTIONS)), []
+    for action in slate:
+        found.append(math.exp(scores[action]) / sum(math.exp(scores[a]) for a in left))
+        left.remove(action)
+    return found
+
+
+def click(slate: tuple[int, ...], position: int) -> float:
+    """A user looks on after a dislike alone: a reward depends on its action and those above."""
+    return float(LIKED[slate[position]] * np.prod([1 - LIKED[a] for a in slate[:position]]))
+
+
+SLATES = list(itertools.permutations(range(ACTIONS), POSITIONS))
+VALUE = sum(
+    math.prod(plackett_luce(TARGET, slate)) * sum(click(slate, k) for k in range(POSITIONS)) for slate in SLATES
+)
+
+
+def draw(slates: int, seed: int) -> BanditLog:
+    random = np.random.default_rng(seed)
+    conditional = np.array([plackett_luce(LOGGING, slate) for slate in SLATES])
+    chosen = random.choice(len(SLATES), slates, p=conditional.prod(1) / conditional.prod(1).sum())
+    action = np.array(SLATES)[chosen]
+    likes = random.random(action.shape) < LIKED[action]
+    clicked = likes & (np.cumsum(likes, axis=1) == 1)
+    table = pd.DataFrame(
+        {
+            "slate_id": np.repeat(np.arange(slates), POSITIONS),
+            "position": np.tile(np.arange(POSITIONS), slates),
+            "action": action.reshape(-1),
+            "reward": clicked.reshape(-1).astype(float),
+            "propensity": conditional[chosen].reshape(-1),
+        }
+    )
+    return BanditLog.from_frame(table.sample(frac=1, random_state=seed), actions=range(ACTIONS))
+
+
+def test_the_policy_is_that_of_plackett_and_luce() -> None:
+    log = draw(50, 0)
+    policy = RankedPolicy(Fixed(TARGET), Softmax(), log)
+    slates = slate_rounds(log, policy)
+    place = places_of(log)
+    for slate in range(50):
+        wanted = plackett_luce(TARGET, tuple(log.action[place[slate]]))
+        assert slates.weight[slate] * log.propensity[place[slate]] == pytest.approx(wanted, abs=1e-12)
+    best = RankedPolicy(Fixed(TARGET), TopKUniform(1), log)
+    first = slate_rounds(log, best).weight > 0
+    assert (first.cumprod(1) == (log.action[place] == np.arange(POSITIONS)).cumprod(1)).all()
+
+
+def test_rewards_that_depend_on_what_stands_above() -> None:
+    logs, n = 150, 300
+    found: dict[str, list[float]] = {"RIPS": [], "cascade DR": []}
+    for seed in range(logs):
+        log = draw(n, seed)
+        slates = slate_rounds(log, RankedPolicy(Fixed(TARGET), Softmax(), log), seed=seed)
+        for estimator in (RewardInteractionIPS(), CascadeDR()):
+            found[estimator.name].append(estimator(slates).value)
+    for name, values in found.items():
+        assert abs(np.mean(values) - VALUE) < 4 * np.std(values) / math.sqrt(logs), name
+    assert np.var(found["cascade DR"]) < 0.9 * np.var(found["RIPS"])
+    with pytest.raises(ValueError, match="independent IPS needs"):
+        IndependentIPS()(slates)
+
+
+def some_slates(n: int = 40) -> SlateRounds:
+    random = np.random.default_rng(3)
+    reward, predicted, expected = random.random((3, n, POSITIONS))
+    weight, marginal = random.uniform(0, 3, (2, n, POSITIONS))
+    return SlateRounds(reward, weight, marginal, predicted, expected, np.arange(n))
+
+
+def by_hand(name: str) -> float:
+    """The formula, a slate and a position at a time."""
+    slates = some_slates()
+    total = 0.0
+    for s in range(len(slates)):
+        product = 1.0
+        for k in range(POSITIONS):
+            before, product = product, product * slates.weight[s, k]
+            if name == "IIPS":
+                assert slates.marginal is not None
+                total += slates.marginal[s, k] * slates.reward[s, k]
+            elif name == "RIPS":
+                total += product * slates.reward[s, k]
+            else:
+                total += product * (slates.reward[s, k] - slates.predicted[s, k]) + before * slates.expected[s, k]
+    return total / len(slates)
+
+
+@pytest.mark.parametrize("estimator", [IndependentIPS(), RewardInteractionIPS(), CascadeDR()], ids=lambda e: e.name)
+def test_the_formula(estimator: SlateEstimator) -> None:
+    assert estimator(some_slates()).value == pytest.approx(by_hand(estimator.name), abs=1e-12)
+
+
+def test_as_the_open_bandit_pipeline() -> None:
+    ope = pytest.importorskip("obp.ope", reason="needs obp 0.4.1, which is compared with and not required")
+    slates = some_slates()
+    n = len(slates)
+    common = {
+        "slate_id": np.repeat(np.arange(n), POSITIONS),
+        "position": np.tile(np.arange(POSITIONS), n),
+        "reward": slates.reward.reshape(-1),
+    }
+    assert slates.marginal is not None
+    low = slates.marginal.max() + 1
+    theirs = ope.SlateIndependentIPS(len_list=POSITIONS).estimate_policy_value(
+        **common,
+        pscore_item_position=np.full(n * POSITIONS, 1 / low),
+        evaluation_policy_pscore_item_position=slates.marginal.reshape(-1) / low,
+    )
+    assert IndependentIPS()(slates).value == pytest.approx(theirs, abs=1e-6)
+    product = slates.weight.cumprod(1)
+    high = np.cumprod(np.full((n, POSITIONS), 4.0), axis=1)
+    theirs = ope.SlateRewardInteractionIPS(len_list=POSITIONS).estimate_policy_value(
+        **common,
+        pscore_cascade=(1 / high).reshape(-1),
+        evaluation_policy_pscore_cascade=(product / high).reshape(-1),
+    )
+    assert RewardInteractionIPS()(slates).value == pytest.approx(theirs, abs=1e-6)
+
+
+def test_positions_that_are_filled_independently_and_slates_that_are_short() -> None:
+    frame = pd.DataFrame(
+        {
+            "slate_id": ["a", "a", "b", "c", "c"],
+            "position": [1, 2, 2, 1, 2],
+            "action": [0, 1, 1, 1, 0],
+            "reward": [1.0, 2.0, 3.0, 4.0, 5.0],
+            "propensity": 0.5,
+            "marginal_propensity": 0.25,
+        }
+    )
+    log = BanditLog.from_frame(frame)
+    policy = TablePolicy(np.array([[0.9, 0.1], [0.2, 0.8]]), log.position)
+    slates = slate_rounds(log, policy, position_weights=[1.0, 10.0], folds=2)
+    assert slates.reward.tolist() == [[1, 20], [0, 30], [4, 50]]
+    assert slates.weight == pytest.approx(np.array([[1.8, 1.6], [1, 1.6], [0.2, 0.4]]))
+    assert slates.marginal == pytest.approx(np.array([[3.6, 3.2], [1, 3.2], [0.4, 0.8]]))
+    with pytest.raises(LogError, match="2 positions need a weight each, not 1"):
+        slate_rounds(log, policy, position_weights=[1.0])
+
+
+def test_slates_that_are_none() -> None:
+    frame = pd.DataFrame({"slate_id": [1, 1], "position": [1, 1], "action": 0, "reward": 0.0, "propensity": 1.0})
+    with pytest.raises(LogError, match="row 0 and row 1 stand at one position"):
+        places_of(BanditLog.from_frame(frame))
+    with pytest.raises(LogError, match="no slates"):
+        places_of(BanditLog.from_frame(frame.drop(columns="slate_id")))
+    with pytest.raises(LogError, match="the slate of row 1 has several users"):
+        places_of(BanditLog.from_frame(frame.assign(position=[1, 2], user_id=["u", "v"])))
