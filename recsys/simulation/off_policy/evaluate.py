@@ -22,7 +22,7 @@ from recsys.simulation.off_policy.reward_models import CrossFitted, MeanByAction
 from recsys.simulation.off_policy.rounds import BUDGET_BYTES, rounds_of
 from recsys.simulation.off_policy.shrunk_weights import OptimisticShrinkageDR, SwitchDR
 from recsys.simulation.off_policy.terms import Estimator, Terms
-from recsys.simulation.off_policy.tuning import MSEBound, Slope, Tuned
+from recsys.simulation.off_policy.tuning import MSEBound, Tuned
 
 
 @dataclass(frozen=True)
@@ -105,12 +105,12 @@ def default_estimators() -> list[Estimator]:
     return [
         DirectMethod(),
         IPW(),
-        Tuned(ClippedIPW, Slope()),
+        Tuned(ClippedIPW, MSEBound()),
         SelfNormalizedIPW(),
         DoublyRobust(),
         SelfNormalizedDR(),
-        Tuned(SwitchDR, MSEBound()),
-        Tuned(OptimisticShrinkageDR, MSEBound(), power=2),
+        Tuned(SwitchDR),
+        Tuned(OptimisticShrinkageDR, power=2),
     ]
 
 
