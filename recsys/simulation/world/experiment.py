@@ -112,10 +112,10 @@ def assigned(world: World, arms: Mapping[str, Policy], design: Design) -> np.nda
     if not arms:
         raise ValueError("arms: name at least one policy")
     for name, policy in arms.items():
-        if policy.model.n_items != world.n_items:
+        if policy.n_items != world.n_items:
             raise ValueError(
-                f"arm `{name}` ranks {policy.model.n_items} items and the world has {world.n_items}; give it a model "
-                "whose items are those of the world"
+                f"arm `{name}` ranks {policy.n_items} items and the world has {world.n_items}; give the policy a model "
+                "of the world's items, or the ids by which the model knows them"
             )
     shares = [1 / len(arms)] * len(arms) if design.shares is None else list(design.shares)
     if len(shares) != len(arms):

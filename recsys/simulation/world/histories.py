@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from recsys.features.batch import SequenceBatch
-from recsys.retrieval.order import Jagged
+from recsys.features.event_log import EventLog
 
 
 @dataclass(frozen=True)
@@ -36,13 +37,18 @@ class Histories:
         """`[n_users + 1]` int64 events of each user."""
         return self.offsets.diff()
 
-    def of(self, users: Tensor) -> tuple[SequenceBatch, Jagged]:
-        """The histories of users `[n]` int64 as models read them, and as items that they have seen."""
+    @classmethod
+    def of_log(cls, log: EventLog) -> Histories:
+        """All events of a log."""
+        items, times = (torch.from_numpy(column.astype(np.int64)) for column in (log.item_id, log.timestamp))
+        return cls(items, times, torch.from_numpy(log.offsets.astype(np.int64)))
+
+    def of(self, users: Tensor) -> SequenceBatch:
+        """The histories of users `[n]` int64, as models read them."""
         start, lengths = self.offsets[users], self.lengths[users]
-        ends = lengths.cumsum(0)
-        at = torch.arange(int(lengths.sum())) + torch.repeat_interleave(start - (ends - lengths), lengths)
-        batch = SequenceBatch.build(users, lengths, self.items[at], self.times[at])
-        return batch, Jagged(batch.item_id, torch.cat([ends.new_zeros(1), ends]))
+        first = lengths.cumsum(0) - lengths
+        at = torch.arange(int(lengths.sum())) + torch.repeat_interleave(start - first, lengths)
+        return SequenceBatch.build(users, lengths, self.items[at], self.times[at])
 
     def grown(self, users: Tensor, items: Tensor, time: int) -> Histories:
         """With the events of a day at the end of the histories.

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 
 from recsys.models.recommender import Recommender
-from recsys.retrieval.order import TopK
+from recsys.retrieval.order import Jagged, TopK
 from recsys.retrieval.topk import Ranker
 from recsys.simulation.world.histories import Histories
+from recsys.simulation.world.model_ids import ModelIds
 from recsys.simulation.world.rules import Choice, Greedy, Rule
 
 BLOCK_BYTES = 32 * 2**20
@@ -19,12 +20,13 @@ class Policy:
     """Lists for users by their ids and histories.
 
     Args:
-        model: any recommender, whose dense ids of users and items are those of the world.
+        model: any recommender.
         rule: chooses lists from the scored candidates.
         candidates: the best so many items of a user are his candidates; None: the length of the list for `Greedy`, the
             whole catalogue for other rules, so that every item that the user has not seen may be shown.
         repeat: whether users may get what they have consumed already.
         tie_seed: seed of the order among equal scores.
+        ids: by which the model knows users and items; None: those of the world.
 
     Raises:
         ValueError: candidates is not positive.
@@ -38,12 +40,19 @@ class Policy:
         candidates: int | None = None,
         repeat: bool = False,
         tie_seed: int = 0,
+        ids: ModelIds | None = None,
     ) -> None:
         if candidates is not None and candidates < 1:
             raise ValueError(f"candidates must be at least 1, not {candidates}")
         self.model, self.rule, self.repeat = model, rule or Greedy(), repeat
+        self.ids = ids
         self._candidates = candidates
         self._ranker = Ranker(model, tie_seed=tie_seed)
+
+    @property
+    def n_items(self) -> int:
+        """Size of the catalogue in which the policy names items."""
+        return self.model.n_items if self.ids is None else len(self.ids.items) - 1
 
     @property
     def stochastic(self) -> bool:
@@ -68,8 +77,12 @@ class Policy:
 
     def rank(self, users: Tensor, histories: Histories, length: int) -> TopK:
         """The candidates of users `[n]`, best first, `[n, C]`; 0 and `-inf` where there are fewer."""
-        batch, seen = histories.of(users)
-        return self._ranker(batch, self.candidates(length), seen=None if self.repeat else seen)
+        batch = histories.of(users)
+        if self.ids is not None:
+            batch = self.ids.batch(batch)
+        seen = None if self.repeat else Jagged(batch.item_id, batch.offsets)
+        ranked = self._ranker(batch, self.candidates(length), seen=seen)
+        return ranked if self.ids is None else ranked._replace(items=self.ids.back(ranked.items))
 
     def choose(self, ranked: TopK, length: int, random: torch.Generator) -> tuple[Tensor, Choice]:
         """A list for each row of candidates: items `[n, L]`, 0 where there are fewer, and how they were chosen."""

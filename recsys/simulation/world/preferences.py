@@ -68,16 +68,9 @@ class Preferences:
         chance = torch.sigmoid(product + self.item_bias[items] + self.user_bias[users].unsqueeze(1))
         return chance.masked_fill_(items == 0, 0.0)
 
-    def drifting(self, angle: float) -> Preferences:
-        """The same preferences that turn by an angle a day, in radians."""
-        return replace(self, drift=angle)
-
-    def of_all(self, users: Tensor, day: float = 0.0) -> Tensor:
-        """Relevance of the whole catalogue to users `[n]`, `[n, n_items + 1]` float32; 0 for padding."""
-        logits = self.tastes(users, day) @ self.items.T + self.item_bias + self.user_bias[users].unsqueeze(1)
-        chance = torch.sigmoid(logits)
-        chance[:, 0] = 0
-        return chance
+    def shifted(self, logit: float) -> Preferences:
+        """With another logit added to relevance, of all users and items."""
+        return replace(self, user_bias=self.user_bias + logit)
 
 
 def partners(n_users: int, seed: int) -> Tensor:
