@@ -28,6 +28,7 @@ _HOW = (
     "threads",
     "memory_gib",
     "cache",
+    "previous",
 )
 """What does not change what is written, or is told from others by its content."""
 
@@ -67,6 +68,8 @@ class JobConfig:
         device: of the models.
         threads: that share a part; 0: one a core. Fewer where `memory_gib` holds no more.
         memory_gib: of each process that makes parts.
+        previous: name of a complete job of the same model and settings in `out`: users for whom nothing has changed
+            since keep their lists. None: all lists are made.
         cache: folder for raw logs that are prepared; None: in the folder of the job, until it is complete.
 
     Raises:
@@ -98,6 +101,7 @@ class JobConfig:
     device: str = "cpu"
     threads: int = 0
     memory_gib: float = 8.0
+    previous: str | None = None
     cache: str | None = None
 
     def __post_init__(self) -> None:

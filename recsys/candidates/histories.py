@@ -38,7 +38,7 @@ class Histories:
         events: `[T]` int64 indices into the log.
         items: `[T]` int64 ids in the bundle.
         offsets: `[B + 1]` int64, where the events of each user begin and end.
-        unknown: number of events that were left out.
+        unknown: `[B]` int64 events that were left out.
     """
 
     log_ids: Ids
@@ -46,7 +46,7 @@ class Histories:
     events: Ids
     items: Ids
     offsets: Ids
-    unknown: int
+    unknown: Ids
 
     def __len__(self) -> int:
         """Number of users."""
@@ -66,14 +66,19 @@ class Histories:
     def of_nobody(cls) -> Histories:
         """One user of whom nothing is known."""
         nothing, one = np.zeros(0, dtype=np.int64), np.zeros(1, dtype=np.int64)
-        return cls(one, one, nothing, nothing, np.zeros(2, dtype=np.int64), 0)
+        return cls(one, one, nothing, nothing, np.zeros(2, dtype=np.int64), one)
 
     def of(self, rows: Ids) -> Histories:
         """Those of some rows."""
         lengths = self.lengths[rows]
         at = expand_ranges(self.offsets[rows], lengths)
         return Histories(
-            self.log_ids[rows], self.users[rows], self.events[at], self.items[at], offsets_of(lengths), self.unknown
+            self.log_ids[rows],
+            self.users[rows],
+            self.events[at],
+            self.items[at],
+            offsets_of(lengths),
+            self.unknown[rows],
         )
 
 
@@ -110,8 +115,9 @@ class HistoryReader:
         items = self.item_ids[self.log.item_id[events]]
         known = items > 0
         row = np.repeat(np.arange(len(log_ids)), lengths)
-        offsets = offsets_of(np.bincount(row[known], minlength=len(log_ids)))
-        return Histories(log_ids, self._users(raw_users), events[known], items[known], offsets, int((~known).sum()))
+        kept = np.bincount(row[known], minlength=len(log_ids))
+        users = self._users(raw_users)
+        return Histories(log_ids, users, events[known], items[known], offsets_of(kept), lengths - kept)
 
     def batch(self, histories: Histories, queries: NDArray[np.object_] | None) -> SequenceBatch:
         """What the model reads of histories and of what is asked for; see `Bundle.batch`.
@@ -150,7 +156,8 @@ class HistoryReader:
         found = segment_sums(mix(mixed + place.view(np.uint64) * _GOLDEN), histories.offsets)
         found = mix(found ^ lengths.view(np.uint64)) ^ mix(histories.users.view(np.uint64))
         if queries is not None:
-            found = mix(found ^ stable_hash(np.where(queries == None, "", queries)))  # noqa: E711  (elementwise)
+            asked = queries != None  # noqa: E711  (elementwise)
+            found[asked] = mix(found[asked] ^ stable_hash(queries[asked]))
         return found
 
     def _users(self, raw: NDArray[np.generic]) -> Ids:

@@ -33,7 +33,6 @@ class Job:
         generated_at: when it was begun, UTC, ISO 8601 to the microsecond.
         model_folder: of the bundle.
         model_version: as it stands in the lists.
-        previous: name of the complete job whose lists are kept where nothing has changed; None: all are made.
     """
 
     folder: Path
@@ -42,7 +41,6 @@ class Job:
     generated_at: str
     model_folder: str
     model_version: str
-    previous: str | None = None
 
     @property
     def path(self) -> Path:

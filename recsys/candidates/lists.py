@@ -19,12 +19,12 @@ from recsys.candidates.histories import Ids
 from recsys.candidates.job import Job
 from recsys.candidates.sources import Asked, Inputs, Opened, PopularitySource
 from recsys.candidates.staging import Staged, opened_inputs
+from recsys.evaluation.scoring import device_of
 from recsys.features.event_log import EventLog
-from recsys.features.jagged import JaggedColumn
 from recsys.retrieval.merging import Caps, Merged, Shortfall, merge
 from recsys.retrieval.order import TopK
 from recsys.retrieval.reranking import reranked
-from recsys.retrieval.topk import BUDGET_BYTES, Jagged
+from recsys.retrieval.topk import BUDGET_BYTES
 from recsys.tracking.bundle import Bundle
 
 _GIB = 2**30
@@ -92,13 +92,14 @@ class ListMaker:
 
     Attributes:
         inputs: of the job.
+        caps: of categories; None: no limit.
         most: users that may be asked for at a time.
         threads: that may ask side by side.
     """
 
     def __init__(self, job: Job, inputs: Inputs, sources: Sequence[Opened], popular: Opened, caps: Caps | None) -> None:
-        self.inputs = inputs
-        self._config, self._sources, self._popular, self._caps = job.config, sources, popular, caps
+        self.inputs, self.caps = inputs, caps
+        self._config, self._sources, self._popular = job.config, sources, popular
         self.most = min(source.most or job.config.batch_users for source in sources)
         self.threads = threads_within(job)
 
@@ -144,7 +145,7 @@ class ListMaker:
             )
         warm = np.flatnonzero(~cold)
         if len(warm):
-            some = asked if len(warm) == len(rows) else self._of(asked, warm)
+            some = asked if len(warm) == len(rows) else asked.of(warm)
             found.put(rows[warm], self._merged(some, clock))
         if not cold.any():
             return
@@ -152,36 +153,22 @@ class ListMaker:
             found.reason[rows[cold]] = Shortfall.COLD
             return
         with clock.step("retrieving"):
-            few = self._of(asked, np.flatnonzero(cold))
+            few = asked.of(np.flatnonzero(cold))
             top = self._popular.retrieve(few, self._config.fetched)
         with clock.step("merging"):
-            merged = self._merge([top], self._config.k, [None], [None], self._caps)
+            merged = self._merge([top], self._config.k, [None], [None], self.caps)
             source = torch.where(merged.source >= 0, len(self._sources), merged.source).short()
             found.put(rows[cold], merged._replace(source=source))
 
     def _cold(self, asked: Asked) -> NDArray[np.bool_]:
         """`[B]` whether neither history, id nor query tells the model something."""
         model = self.inputs.bundle.model
-        known = model.knows(asked.batch.user_id).cpu().numpy()
+        known = model.knows(torch.from_numpy(asked.histories.users).to(device_of(model))).cpu().numpy()
         if model.reads_history:
             known = known | (asked.histories.lengths > 0)
         if asked.queries is not None and self.inputs.bundle.queries is not None:
             known = known | (asked.queries != None)  # noqa: E711  (elementwise)
         return np.asarray(~known)
-
-    def _of(self, asked: Asked, rows: Ids) -> Asked:
-        """Some of those who are asked for."""
-        reader, config = self.inputs.reader, self._config
-        histories = asked.histories.of(rows)
-        queries = None if asked.queries is None else asked.queries[rows]
-        return Asked(
-            asked.raw_users[rows],
-            histories,
-            queries,
-            reader.batch(histories, queries),
-            histories.seen if config.filter_seen else None,
-            *(None if ids is None else of_rows(ids, rows) for ids in (asked.allow, asked.deny)),
-        )
 
     def _merged(self, asked: Asked, clock: Steps) -> Merged:
         config, sources = self._config, self._config.opened_sources
@@ -192,13 +179,13 @@ class ListMaker:
             if config.min_score is not None:
                 least = [config.min_score if least[0] is None else max(config.min_score, least[0])]
             with clock.step("merging"):
-                return self._merge(lists, config.k, quotas, least, self._caps)
+                return self._merge(lists, config.k, quotas, least, self.caps)
         with clock.step("merging"):
             first = self._merge(lists, config.fetched, quotas, least, None)
         with clock.step("ranking"):
             top = reranked(self.inputs.bundle.model, asked.batch, TopK(first.items, first.scores), config.fetched)
         with clock.step("merging"):
-            second = self._merge([top], config.k, [None], [config.min_score], self._caps)
+            second = self._merge([top], config.k, [None], [config.min_score], self.caps)
         return _with_origin(second, first)
 
     def _merge(
@@ -212,12 +199,6 @@ class ListMaker:
         order = self._config.order if len(lists) > 1 else None
         n_items = self.inputs.bundle.model.n_items
         return merge(lists, k, n_items=n_items, quotas=quotas, order=order, caps=caps, minimum=least)
-
-
-def of_rows(ids: Jagged, rows: Ids) -> Jagged:
-    """Some rows of jagged ids."""
-    found = JaggedColumn(ids.values.numpy(), ids.offsets.numpy()).gather(rows)
-    return Jagged(torch.from_numpy(found.values), torch.from_numpy(found.offsets))
 
 
 def _with_origin(second: Merged, first: Merged) -> Merged:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -22,9 +21,10 @@ from numpy.typing import NDArray
 from recsys.candidates.files import sha256, write_durable
 from recsys.candidates.histories import Ids, mix, segment_sums
 from recsys.candidates.job import Job, part_name
-from recsys.candidates.lists import ListMaker, Lists, of_rows
+from recsys.candidates.kept import Kept
+from recsys.candidates.lists import ListMaker, Lists
 from recsys.candidates.records import PartRecord
-from recsys.candidates.sources import Asked
+from recsys.candidates.sources import Asked, of_rows
 from recsys.candidates.staging import PAIRS, USERS, stage
 from recsys.features.jagged import offsets_of
 from recsys.retrieval.merging import Shortfall
@@ -126,6 +126,11 @@ class PartWorker:
         self._items = pa.array(bundle.items.values)
         self._sources = pa.array([*(source.called for source in job.config.opened_sources), POPULAR])
         self._reasons = pa.array([reason.name.lower() for reason in Shortfall])
+        caps = self.lists.caps  # categories may come from the log, and change with it
+        self._categories = np.uint64(0 if caps is None else _number(caps.categories.numpy().tobytes()))
+        self._kept = None
+        if (previous := job.config.previous) is not None:
+            self._kept = Kept(job.folder.parent / previous, bundle.items, self._sources, self._reasons)
 
     def make(self, part: int) -> PartRecord:
         """Makes a part; see `make_part`."""
@@ -137,36 +142,46 @@ class PartWorker:
             queries = np.array([*users["query"].to_pylist(), None], dtype=object)[:-1]
             own = {option: self._pairs(file, part, len(raw)) for option, file in PAIRS.items()}
         found = Lists.empty(len(raw), config.k)
-        counts: Counter[str] = Counter()
-        lock = Lock()
+        unknown = np.zeros(len(raw), dtype=np.int64)
+
+        def read(rows: Ids) -> Asked:
+            histories = self.reader.read(log_ids[rows], raw[rows])
+            asked_for = queries[rows] if any(queries[rows]) else None
+            lists = [None if pairs is None else of_rows(pairs, rows) for pairs in own.values()]
+            found.hashes[rows] = _with_lists(self.reader.hashes(histories, asked_for), lists) ^ self._categories
+            found.events[rows], unknown[rows] = histories.lengths, histories.unknown
+            seen = histories.seen if config.filter_seen else None
+            return Asked(self.reader, raw[rows], histories, asked_for, seen, *lists)
+
+        def look(rows: Ids) -> None:
+            with clock.step("reading"):
+                read(rows)
 
         @torch.no_grad()
         def work(rows: Ids) -> None:
             with clock.step("reading"):
-                histories = self.reader.read(log_ids[rows], raw[rows])
-                asked_for = queries[rows] if any(queries[rows]) else None
-                lists = [None if pairs is None else of_rows(pairs, rows) for pairs in own.values()]
-                found.hashes[rows] = _with_lists(self.reader.hashes(histories, asked_for), lists)
-                found.events[rows] = histories.lengths
-                batch = self.reader.batch(histories, asked_for)
-                seen = histories.seen if config.filter_seen else None
-                asked = Asked(raw[rows], histories, asked_for, batch, seen, *lists)
+                asked = read(rows)
             self.lists.fill(found, rows, asked, clock)
-            with lock:
-                counts["unknown_events"] += histories.unknown
 
         lengths = self.reader.log.offsets[log_ids + 1] - self.reader.log.offsets[log_ids]
+        missing = np.arange(len(raw))
         with one_thread():
-            size = min(config.batch_users, self.lists.most)
-            in_threads(work, blocks(lengths, size, config.batch_events), self.lists.threads)
+            size, threads = min(config.batch_users, self.lists.most), self.lists.threads
+            if self._kept is not None:
+                in_threads(look, blocks(lengths, config.batch_users, config.batch_events), threads)
+                with clock.step("reading"):
+                    missing = np.flatnonzero(~self._kept.fill(found, raw, found.hashes))
+            in_threads(work, [missing[rows] for rows in blocks(lengths[missing], size, config.batch_events)], threads)
         with clock.step("writing"):
             files = self._write(part, users["user_id"].combine_chunks(), found)
-        counts["cold"] = int(found.cold.sum())
+        counts = {"cold": int(found.cold.sum()), "unknown_events": int(unknown.sum())}
+        if self._kept is not None:
+            counts["kept"] = len(raw) - len(missing)
         for reason, users_short in zip(*np.unique(found.reason[found.reason > 0], return_counts=True), strict=True):
             counts[f"short_{Shortfall(int(reason)).name.lower()}"] = int(users_short)
         rows = int((found.items > 0).sum())
         seconds = {name: round(value, 3) for name, value in clock.seconds.items()}
-        record = PartRecord(part, len(raw), rows, files, dict(counts), seconds)
+        record = PartRecord(part, len(raw), rows, files, counts, seconds)
         write_durable(self.job.record(part), record.text())
         return record
 
@@ -217,6 +232,11 @@ def _write(path: Path, table: pa.Table) -> str:
     pq.write_table(table, content, compression="zstd")
     write_durable(path, content.getvalue())
     return sha256(content.getvalue())
+
+
+def _number(content: bytes) -> int:
+    """64 bits that name a content."""
+    return int(sha256(content)[:16], 16)
 
 
 def _with_lists(hashes: NDArray[np.uint64], lists: list[Jagged | None]) -> NDArray[np.uint64]:

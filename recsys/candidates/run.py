@@ -15,7 +15,7 @@ from pathlib import Path
 from recsys.candidates.config import JobConfig
 from recsys.candidates.engine import Engine, InProcess
 from recsys.candidates.files import JobError, locked, not_written, write_durable
-from recsys.candidates.job import JOB, Job
+from recsys.candidates.job import JOB, MANIFEST, Job
 from recsys.candidates.log_source import log_fingerprint
 from recsys.candidates.manifest import Manifest, files_of, holds, totals
 from recsys.candidates.models import ModelFiles, find_model
@@ -109,7 +109,12 @@ def _begun(config: JobConfig, folder: Path) -> Job:
     identity = identity_of(config, model, folder)
     if (folder / JOB).is_file():
         job = Job.read(folder / JOB)
-        _check_same(job, identity)
+        _check_same(
+            job.identity,
+            identity,
+            f"{folder}: was begun with other inputs",
+            "Bring these back to go on, begin another job with --name, or remove the folder",
+        )
         again = replace(job, config=config, model_folder=str(model.folder))
         if again.text() != job.text():  # threads, say, that need not be as they were
             write_durable(again.path, again.text())
@@ -138,21 +143,50 @@ def identity_of(config: JobConfig, model: ModelFiles, folder: Path) -> dict[str,
         found[name] = "none" if path is None else file_sha256(path)
     for at, source in enumerate(config.opened_sources):
         found[f"source {source.called}"] = source.digest(folder / "inputs" / f"source-{at}")
-    return found | config.rules()
+    found |= config.rules()
+    if config.previous is not None:
+        found["previous"] = _previous(config, folder.parent / config.previous, found)
+    return found
 
 
-def _check_same(job: Job, identity: dict[str, str]) -> None:
-    names = {**job.identity, **identity}
-    apart = [name for name in names if job.identity.get(name) != identity.get(name)]
-    if not apart:
-        return
-    shown = "; ".join(
-        f"`{name}` was {_short(job.identity.get(name))} and is {_short(identity.get(name))}" for name in apart[:_SHOWN]
+_NEWS = ("log", "users", "user_allow", "user_deny", "previous", "users_per_part")
+"""What may differ from the previous job: a user's hash tells whether it matters to the user."""
+
+
+def _previous(config: JobConfig, folder: Path, identity: dict[str, str]) -> str:
+    """Names the previous job by its content.
+
+    Raises:
+        JobError: it is not complete, was made in another way, or a source follows the log.
+    """
+    if config.previous == config.name:
+        raise JobError(f"incremental: `{config.name}` is to follow itself; give this job another --name")
+    following = [source.called for source in config.opened_sources if source.follows_log]
+    if following:
+        raise JobError(
+            f"incremental: lists of source {', '.join(following)} change with the events of others, so that none can "
+            "be kept; leave the source out, or make all lists"
+        )
+    manifest = Manifest.read(folder)
+    _check_same(
+        {name: value for name, value in manifest.identity.items() if name not in _NEWS},
+        {name: value for name, value in identity.items() if name not in _NEWS},
+        f"incremental: {folder} was made in another way",
+        "Make all lists, without the previous ones",
     )
-    raise JobError(
-        f"{job.folder}: was begun with other inputs: {shown}. Bring these back to go on, begin another job with "
-        "--name, or remove the folder"
-    )
+    if damaged := manifest.damaged(folder):
+        raise JobError(
+            f"incremental: {folder / damaged[0]}: missing or altered since written; start that job again, or make all "
+            "lists"
+        )
+    return file_sha256(folder / MANIFEST)
+
+
+def _check_same(before: dict[str, str], now: dict[str, str], what: str, remedy: str) -> None:
+    apart = [name for name in {**before, **now} if before.get(name) != now.get(name)]
+    if apart:
+        shown = (f"`{name}` was {_short(before.get(name))} and is {_short(now.get(name))}" for name in apart[:_SHOWN])
+        raise JobError(f"{what}: {'; '.join(shown)}. {remedy}")
 
 
 def _short(value: str | None, most: int = 60) -> str:
@@ -213,7 +247,7 @@ def _manifest(job: Job, staged: Staged, records: list[PartRecord]) -> Manifest:
         files=files_of(records),
         identity=job.identity,
         config=job.config.plain(),
-        previous=job.previous,
+        previous=job.config.previous,
         seconds=totals(record.seconds for record in records),
         versions=versions(),
     )
