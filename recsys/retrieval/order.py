@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recsys.retrieval.selection import LOW, MAGNITUDE
+from recsys.retrieval.selection import LOW, score_of
 
 
 class TopK(NamedTuple):
@@ -99,8 +99,7 @@ class ItemOrder:
 
     def top(self, keys: Tensor) -> TopK:
         """The items and scores of keys `[B, k]`."""
-        high = (keys >> 32).int()
-        scores = (high ^ ((high >> 31) & MAGNITUDE)).view(torch.float32)
+        scores = score_of(keys)
         none = scores == -torch.inf
         places = (LOW - (keys & LOW)).masked_fill_(none, 0)
         items = self.items[places] if len(self) else places

@@ -18,6 +18,12 @@ def keys_of(scores: Tensor, places: Tensor) -> Tensor:
     return bits.long().bitwise_left_shift_(32).bitwise_or_(LOW - places)
 
 
+def score_of(keys: Tensor) -> Tensor:
+    """The float32 scores of keys."""
+    bits = (keys >> 32).int()
+    return (bits ^ ((bits >> 31) & MAGNITUDE)).view(torch.float32)
+
+
 NOTHING = int(keys_of(torch.tensor(-torch.inf), torch.tensor(LOW)))
 """The lowest key there is: no item."""
 

@@ -9,6 +9,8 @@ from recsys.features.batch import SequenceBatch
 from recsys.models.recommender import Recommender, VectorRecommender
 from recsys.retrieval.blocks import BUDGET_BYTES, ItemBlocks
 from recsys.retrieval.order import ItemOrder, Jagged, TopK
+from recsys.retrieval.scan import ScannedBlocks
+from recsys.retrieval.scan_tables import Scan
 
 
 def recommend(
@@ -55,6 +57,10 @@ class Ranker:
         deny: `[D]` int64, ids nobody may get; None: none.
         tie_seed: seed of the order among equal scores; None: lower id first.
         budget: bytes of scores held at a time.
+        scan: None: all scores are float32 matrix products. "auto", "bf16", "int8" or "fp32": a scan in that format
+            rules most items out, and the others are scored by `pair_scores` (see `ScannedBlocks`). Lists and scores of
+            all formats are the same bit for bit, and differ from those of None by the rounding of float32. "auto" is
+            the fastest for the processor.
 
     Raises:
         ValueError: an id lies outside 0..n_items.
@@ -69,11 +75,14 @@ class Ranker:
         deny: Tensor | None = None,
         tie_seed: int | None = 0,
         budget: int = BUDGET_BYTES,
+        scan: Scan | None = None,
     ) -> None:
         self.model = model
         self.budget = budget
         self._order = ItemOrder(model.n_items, allow, deny, tie_seed)
-        self._blocks = ItemBlocks(self._order, range(len(self._order)))
+        places = range(len(self._order))
+        self._scans = scan is not None
+        self._blocks = ItemBlocks(self._order, places) if scan is None else ScannedBlocks(self._order, places, scan)
 
     @torch.no_grad()
     def prepare(self, device: torch.device) -> None:
@@ -85,7 +94,17 @@ class Ranker:
             return
         items = self._blocks.lay_out(device)
         if isinstance(self.model, VectorRecommender) and len(self._order):
-            self._blocks.vectors = self.model.item_vectors(items.flatten()).float().view(*items.shape, -1)
+            self._blocks.hold(self._vectors(self.model, items))
+
+    def _vectors(self, model: VectorRecommender, items: Tensor) -> Tensor:
+        if not self._scans:
+            return model.item_vectors(items.flatten()).float().view(*items.shape, -1)
+        first = model.item_vectors(items[0]).float()
+        vectors = first.new_empty(*items.shape, first.shape[1])
+        vectors[0] = first
+        for block in range(1, len(items)):
+            vectors[block] = model.item_vectors(items[block])
+        return vectors
 
     @torch.no_grad()
     def __call__(

@@ -1,0 +1,219 @@
+"""The best of consecutive places of an order, found by a scan in a narrow format and scored in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recsys.retrieval.blocks import BUDGET_BYTES, GROUP, ItemBlocks
+from recsys.retrieval.order import ItemOrder, Jagged
+from recsys.retrieval.scan_tables import BFloatTable, FloatTable, IntTable, Scan, Scanned, ScanTable, pair_scores
+from recsys.retrieval.selection import NOTHING, keys_of, largest, score_of
+from recsys.retrieval.threads import in_threads
+
+_USER_BLOCK = 256
+_PAIRS = 2**16
+"""Pairs of a user and an item that are gathered and scored at a time."""
+
+_LARGEST_PRODUCT = 2.0**126
+"""Of norms: below it no sum of products overflows, in whatever order it is taken."""
+
+
+def scan_table(scan: Scan) -> type[ScanTable]:
+    """The format of a scan; of "auto" the fastest that the processor multiplies natively."""
+    if scan == "auto":
+        native = torch.cpu.get_capabilities().get("avx512_bf16", False) and torch.backends.mkldnn.is_available()
+        return BFloatTable if native else FloatTable
+    return {"bf16": BFloatTable, "int8": IntTable, "fp32": FloatTable}[scan]
+
+
+class ScannedBlocks(ItemBlocks):
+    """`ItemBlocks` that scores in float32 only what a scan could not rule out.
+
+    Keys are those of `pair_scores` of all pairs, whatever the format of the scan, the size of blocks or batches and the
+    number of threads. Away from the CPU, without vectors, and for users whose scores might overflow, it is what
+    `ItemBlocks` is.
+
+    Args:
+        order: of the items.
+        places: which of it.
+        scan: format.
+    """
+
+    def __init__(self, order: ItemOrder, places: range, scan: Scan) -> None:
+        super().__init__(order, places)
+        self._format = scan_table(scan)
+        self._table: ScanTable | None = None
+
+    def hold(self, vectors: Tensor) -> None:
+        super().hold(vectors)
+        self._table = None
+        if vectors.device.type == "cpu" and all(torch.isfinite(rows).all() for rows in vectors):
+            self._table = self._format(vectors)
+
+    def best(
+        self,
+        source: Tensor,
+        k: int,
+        removed: Sequence[Jagged] = (),
+        allowed: Jagged | None = None,
+        budget: int = BUDGET_BYTES,
+    ) -> Tensor:
+        if self._table is None:
+            return super().best(source, k, removed, allowed, budget)
+        safe = source.double().norm(dim=1) * self._table.largest_norm < _LARGEST_PRODUCT  # False for NaN, too
+        if safe.all():
+            return self._scan(self._table, source, k, removed, allowed, budget)
+        keys = super().best(source, k, removed, allowed, budget)
+        found = self._scan(self._table, source.masked_fill(~safe[:, None], 0.0), k, removed, allowed, budget)
+        return torch.where(safe[:, None], found, keys)
+
+    def _scan(
+        self,
+        table: ScanTable,
+        source: Tensor,
+        k: int,
+        removed: Sequence[Jagged],
+        allowed: Jagged | None,
+        budget: int,
+    ) -> Tensor:
+        rows, threads = len(source), torch.get_num_threads()
+        keys = torch.full((rows, k), NOTHING, dtype=torch.int64)
+        size = table.score_dtype.itemsize
+        height = max(1, min(_USER_BLOCK, -(-rows // threads), budget // (size * threads * max(self._width, 1))))
+
+        @torch.no_grad()
+        def rank(top: int) -> None:
+            bottom = min(top + height, rows)
+            users = table.scanned(source[top:bottom])
+            found = _Found(self, source[top:bottom], users.scale, keys[top:bottom])
+            cells = torch.empty(self._width, bottom - top, dtype=table.score_dtype)
+            for block in range(self._blocks):
+                table.scores(users, block, cells)
+                self._hide(cells, table.hidden, removed, allowed, top, block)
+                self._look(table, users, block, cells, found, sample=not block and allowed is None)
+            found.settle()
+
+        in_threads(rank, range(0, rows if self._places else 0, height), threads)
+        return keys
+
+    def _hide(
+        self,
+        cells: Tensor,
+        hidden: float,
+        removed: Sequence[Jagged],
+        allowed: Jagged | None,
+        top: int,
+        block: int,
+    ) -> None:
+        """Gives `hidden` to the cells `[width, B]` of items that the rows from `top` on must not get."""
+        rows = cells.shape[1]
+        flat = cells.view(-1)
+        if allowed is not None:
+            row, column = self._inside(allowed, top, top + rows, block)
+            kept = flat[column * rows + row]
+            flat.fill_(hidden)[column * rows + row] = kept
+        for places in removed:
+            row, column = self._inside(places, top, top + rows, block)
+            flat[column * rows + row] = hidden
+        cells[self._spare(block, cells.device)] = hidden
+
+    def _look(self, table: ScanTable, users: Scanned, block: int, cells: Tensor, found: _Found, sample: bool) -> None:
+        """Adds to `found` the items of a block whose cells `[width, B]` leave it open whether they are among the best.
+
+        Args:
+            table: that was scanned.
+            users: who looks.
+            block: of the table.
+            cells: used up.
+            found: so far.
+            sample: take a first limit from this block.
+        """
+        rows = cells.shape[1]
+        integers, error = table.integers(cells), table.error(users, block)
+        peaks: Tensor | None = None
+        if sample and found.k <= self._groups:
+            # The best of k groups are k items.
+            table.make_sortable(integers)
+            peaks = integers.view(GROUP, self._groups, rows).amax(0)
+            by_row = peaks.T.clone(memory_format=torch.contiguous_format).numpy()
+            by_row.partition(self._groups - found.k, axis=1)
+            kth = torch.from_numpy(by_row[:, self._groups - found.k].copy())
+            found.limit = table.lowest(kth, users, block) - error
+        cut = table.cut(found.limit - error, users, block)
+        if peaks is None:
+            if int(cut.min()) <= 0:
+                table.make_sortable(integers)
+            peaks = integers.view(GROUP, self._groups, rows).amax(0)
+        least, flat = cut.numpy(), integers.view(-1).numpy()
+        group_at = np.flatnonzero(peaks.numpy() >= least)
+        member = np.arange(GROUP)[:, None] * (self._groups * rows)
+        first = self._places.start + block * self._width
+        for start in range(0, len(group_at), _PAIRS // GROUP):
+            at = group_at[start : start + _PAIRS // GROUP]
+            group, row = np.divmod(at, rows)
+            of_member, of_group = np.nonzero(flat[member + at] >= least[row])
+            found.add(row[of_group], group[of_group] * GROUP + of_member + first)
+
+
+class _Found:
+    """What a scan has found for a block of users.
+
+    Args:
+        blocks: of the items.
+        source: `[B, d]` float32 user vectors.
+        scale: `[B]` float64, that of `Scanned`.
+        keys: `[B, k]` int64, the best so far; changed in place.
+
+    Attributes:
+        limit: `[B]` float64 scaled scores: what is below is not among the k best.
+    """
+
+    def __init__(self, blocks: ScannedBlocks, source: Tensor, scale: Tensor, keys: Tensor) -> None:
+        self._blocks, self._source, self._scale, self._keys = blocks, source, scale, keys
+        self.k = keys.shape[1]
+        self.limit = torch.full((len(source),), -torch.inf, dtype=torch.float64)
+        self._rows: list[NDArray[np.int64]] = []
+        self._places: list[NDArray[np.int64]] = []
+        self._waiting = 0
+
+    def add(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
+        """Adds places of rows. They are scored once as many wait as there are best ones to be replaced."""
+        self._rows.append(rows)
+        self._places.append(places)
+        self._waiting += len(rows)
+        if self._waiting >= self._keys.numel():
+            self.settle()
+
+    def settle(self) -> None:
+        """Scores what waits, keeps the best, and raises the limit."""
+        if not self._waiting:
+            return
+        rows, places = np.concatenate(self._rows), np.concatenate(self._places)
+        self._rows, self._places, self._waiting = [], [], 0
+        order = rows.astype(np.int16).argsort(kind="stable")  # 16 bits are sorted by radix
+        rows, places = rows[order], places[order]
+        new = torch.cat(
+            [
+                self._scored(torch.from_numpy(rows[at : at + _PAIRS]), torch.from_numpy(places[at : at + _PAIRS]))
+                for at in range(0, len(rows), _PAIRS)
+            ]
+        )
+        count = np.bincount(rows, minlength=len(self._keys))
+        start = np.cumsum(count) - count
+        step = 2 * self.k  # a row that has many more than others is merged in parts
+        for first in range(0, int(count.max()), step):
+            some = np.flatnonzero(count > first)
+            column = np.arange(step) + first
+            there = column < count[some, None]
+            padded = torch.full(there.shape, NOTHING, dtype=torch.int64)
+            padded[torch.from_numpy(there)] = new[torch.from_numpy((start[some, None] + column)[there])]
+            self._keys[some] = largest(torch.cat([self._keys[some], padded], 1), self.k)
+        self.limit = score_of(self._keys[:, -1]).double() / self._scale
+
+    def _scored(self, rows: Tensor, places: Tensor) -> Tensor:
+        return keys_of(pair_scores(self._source[rows], self._blocks.vectors_at(places)), places)
