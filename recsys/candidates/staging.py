@@ -67,7 +67,7 @@ def stage(job: Job, progress: Progress | None = None) -> Staged:
     log = open_log(config.log, bundle.schema, cache, progress=progress)
     place = config.log if is_prepared(config.log) else str(cache / log.fingerprint)
     users = job.inputs / USERS
-    counts = write_users(users, log, config.users, config.users_per_part)
+    counts = write_users(users, log, config.users, config.users_per_part) | {"catalogue": bundle.model.n_items}
     if config.cold == "refuse" and counts["users_without_events"]:
         raise JobError(
             f"cold: refuse: {counts['users_without_events']:,} of {counts['users']:,} users have no events; leave them "
