@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import NamedTuple
 
@@ -79,10 +80,13 @@ def _registered(name: str, download: Path) -> ModelFiles:
     check_files(registry, version)
     folder = download / f"{model}-{version}"
     bundle = folder / _BUNDLE
-    if not (bundle / MANIFEST).is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        place = {"artifact_uri": f"{REGISTERED}{model}/{version}", "dst_path": str(folder)}
+    if not folder.is_dir():
+        unfinished = folder.with_name(f".{folder.name}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        place = {"artifact_uri": f"{REGISTERED}{model}/{version}", "dst_path": str(unfinished)}
         called(registry.uri, download_artifacts, **place, tracking_uri=registry.uri)
+        unfinished.rename(folder)
     if not (bundle / MANIFEST).is_file():
         raise JobError(f"{name}: version {version} holds no model of this package ({_BUNDLE} is missing)")
     return ModelFiles(bundle.absolute(), f"{model}/{version}", file_sha256(bundle / MANIFEST))

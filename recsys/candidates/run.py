@@ -21,7 +21,7 @@ from recsys.candidates.manifest import Manifest, files_of, holds, totals
 from recsys.candidates.models import ModelFiles, find_model
 from recsys.candidates.part import make_part
 from recsys.candidates.records import PartRecord
-from recsys.candidates.staging import Staged, stage, unstage
+from recsys.candidates.staging import STAGED, Staged, stage, unstage
 from recsys.features.progress import Progress
 from recsys.features.schema import Schema
 from recsys.models.artefact import file_sha256
@@ -107,7 +107,7 @@ def _begun(config: JobConfig, folder: Path) -> Job:
     """The job of a folder, which is begun where it is not."""
     model = find_model(config.model, folder / "inputs" / "model")
     identity = identity_of(config, model, folder)
-    if (folder / JOB).is_file():
+    if (folder / JOB).is_file() and (any((folder / "parts").glob("*.json")) or (folder / MANIFEST).is_file()):
         job = Job.read(folder / JOB)
         _check_same(
             job.identity,
@@ -119,9 +119,11 @@ def _begun(config: JobConfig, folder: Path) -> Job:
         if again.text() != job.text():  # threads, say, that need not be as they were
             write_durable(again.path, again.text())
         return again
-    if folder.is_dir() and any(path.name != "inputs" for path in folder.iterdir()):
+    # Where no part was made, nothing can be mixed, and inputs may be mended.
+    if folder.is_dir() and not (folder / JOB).is_file() and any(path.name != "inputs" for path in folder.iterdir()):
         raise JobError(f"{folder}: holds something else than a job; choose another --name")
     job = Job(folder, config, identity, _now(), str(model.folder), model.version)
+    (job.inputs / STAGED).unlink(missing_ok=True)
     try:
         for name in ("parts", "users"):
             (folder / name).mkdir(parents=True, exist_ok=True)
@@ -228,9 +230,9 @@ def _tidy(job: Job) -> None:
     for folder in (job.folder, job.folder / "users", job.folder / "parts"):
         for path in folder.glob(".*"):
             path.unlink(missing_ok=True)
-    if not (job.inputs / "staged.json").is_file():
+    if not (job.inputs / STAGED).is_file():
         for path in job.inputs.glob("*"):
-            if path.name != "model":
+            if path.name != "model" and not path.name.startswith("source-"):  # which have fetched models
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 

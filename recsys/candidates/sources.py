@@ -142,7 +142,7 @@ class Source(abc.ABC):
         """Names what it reads beside log and model of the job, such as another model; empty: nothing.
 
         Args:
-            folder: of its own in the job, for what is fetched.
+            folder: of its own in the job, for what is fetched; `open` finds it there.
         """
         return ""
 
@@ -176,14 +176,13 @@ class ModelSource(Source):
     model: str | None = None
 
     def digest(self, folder: Path) -> str:
-        """The digest of the other model."""
-        return "" if self.model is None else find_model(self.model, folder).digest
-
-    def prepare(self, inputs: Inputs, folder: Path) -> None:
-        """Notes where the other model is, whatever an alias points to later."""
-        if self.model is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            write_durable(folder / "folder", str(find_model(self.model, folder).folder))
+        """The digest of the other model; notes where it is, whatever an alias points to later."""
+        if self.model is None:
+            return ""
+        found = find_model(self.model, folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_durable(folder / "folder", str(found.folder))
+        return found.digest
 
     def open(self, inputs: Inputs, folder: Path) -> Opened:
         """Loads the other model, and computes item vectors."""
