@@ -74,7 +74,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=200_000)
     parser.add_argument("--items", type=int, default=2_000)
     parser.add_argument("--days", type=int, default=10)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--smoke", action="store_true", help="2,000 users and 2 days; nothing is written")
     parser.add_argument("--only", choices=("greedy", "stochastic"), help="one kind, whose numbers are printed as JSON")
     given = parser.parse_args()

@@ -39,7 +39,7 @@ def bandit_table(sessions: Sessions) -> pd.DataFrame:
 
 
 def bandit_log(sessions: Sessions, n_items: int) -> BanditLog:
-    """Sessions with lists of one item as a log over the whole catalogue.
+    """Sessions with lists of one item as a log over the whole catalogue, in which rounds of one user are neighbours.
 
     Args:
         sessions: with `[S, 1]` items; lists of several make a table of slates by `bandit_table`.
@@ -52,7 +52,7 @@ def bandit_log(sessions: Sessions, n_items: int) -> BanditLog:
         raise ValueError(
             f"lists hold {sessions.items.shape[1]} items; run the design with length 1, or use bandit_table"
         )
-    table = bandit_table(sessions).drop(columns=["slate_id"])
+    table = bandit_table(sessions).drop(columns=["slate_id"]).sort_values("user_id", kind="stable", ignore_index=True)
     return BanditLog.from_frame(table, actions=pd.RangeIndex(1, n_items + 1), origin="the simulated log")
 
 

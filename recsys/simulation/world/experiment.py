@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -152,3 +152,20 @@ def stream(
         if events:
             who, what = (torch.cat(column) for column in zip(*events, strict=True))
             histories = histories.grown(who, what, world.start + (day + design.before) * SECONDS_PER_DAY)
+
+
+def remember(world: World, sessions: Sessions) -> World:
+    """The world after sessions: what was clicked on is in the histories, and time has gone on.
+
+    Args:
+        world: whose users they are.
+        sessions: that a design kept.
+
+    Raises:
+        ValueError: there are no sessions.
+    """
+    histories, first, last = world.histories, int(sessions.day.min()), int(sessions.day.max())
+    for day in range(first, last + 1):
+        who, what = consumed(sessions.where(sessions.day == day), world.n_items)
+        histories = histories.grown(who, what, world.start + (day - first) * SECONDS_PER_DAY)
+    return replace(world, histories=histories, start=world.start + (last - first + 1) * SECONDS_PER_DAY)

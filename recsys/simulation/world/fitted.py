@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from scipy.sparse import csr_matrix
 from torch import Tensor
 
 from recsys.evaluation.calibration import WeightedLogits, expected_calibration_error, fit_platt
@@ -34,9 +35,56 @@ class Fit(NamedTuple):
     uncalibrated_error: float
 
 
-def fit_preferences(
-    log: EventLog,
-    liked: NDArray[np.bool_],
+class Pairs(NamedTuple):
+    """Users and items with labels.
+
+    Attributes:
+        user: `[n]` int64.
+        item: `[n]` int64.
+        label: `[n]` float32, 1 for what is liked and 0 for what is not.
+    """
+
+    user: Tensor
+    item: Tensor
+    label: Tensor
+
+
+def fit_preferences(log: EventLog, liked: NDArray[np.bool_], **settings: Any) -> Fit:
+    """`fit_pairs` of the events of a log, where users say what they like of what they have consumed.
+
+    The chance that an item is liked is learned where users chose to look; elsewhere it is what the factors make of it.
+
+    Args:
+        log: events; ids of the world are those of the log.
+        liked: `[n_events]` in the order of the log.
+        settings: of `fit_pairs`.
+
+    Raises:
+        ValueError: there is no label for each event, all of them are the same, or nothing is left to train on.
+    """
+    if len(liked) != log.n_events or liked.all() or not liked.any():
+        raise ValueError(
+            f"liked: {int(liked.sum())} of {len(liked)} labels are true for {log.n_events} events; give one label for "
+            "each event, some of them true and some false"
+        )
+    label = torch.from_numpy(liked.astype(np.float32))
+    return fit_pairs(Pairs(*events_of(log), label), popularity_of(log), log.n_users, **settings)
+
+
+def events_of(log: EventLog) -> tuple[Tensor, Tensor]:
+    """`[n_events]` int64 users and items of the events."""
+    return torch.from_numpy(log.user_ids()), torch.from_numpy(log.item_id.astype(np.int64))
+
+
+def popularity_of(log: EventLog) -> Tensor:
+    """`[n_items + 1]` float32, events of each item."""
+    return torch.bincount(events_of(log)[1], minlength=log.n_items + 1).float()
+
+
+def fit_pairs(
+    pairs: Pairs,
+    popularity: Tensor,
+    n_users: int,
     *,
     width: int = 16,
     penalty: float = 8.0,
@@ -45,51 +93,41 @@ def fit_preferences(
     drift: float = 0.0,
     seed: int = 0,
 ) -> Fit:
-    """A logistic factorisation of which events were liked, scaled to be calibrated.
-
-    The chance that an item is liked is learned where users chose to look; elsewhere it is what the factors make of it.
+    """A logistic factorisation of which pairs of user and item are liked, scaled to be calibrated.
 
     Args:
-        log: events; ids of the world are those of the log.
-        liked: `[n_events]` in the order of the log.
+        pairs: some of them liked and some not.
+        popularity: `[n_items + 1]` float32, as `Preferences` has it.
+        n_users: number of users.
         width: number of factors.
-        penalty: of the squared norms of factors and biases, in events: the larger, the less is learned from few.
-        steps: of Adam over all events.
-        held_out: share of the events that calibrates, and of those that test.
+        penalty: of the squared norms of factors and biases, in pairs: the larger, the less is learned from few.
+        steps: of Adam over all pairs.
+        held_out: share of the pairs that calibrates, and of those that test.
         drift: as in `Preferences`.
         seed: of parts and initial factors.
 
     Raises:
-        ValueError: there is no label for each event, all of them are the same, or nothing is left to train on.
+        ValueError: nothing is left to train on.
 
     Source:
         Johnson, "Logistic Matrix Factorization for Implicit Feedback Data", 2014; Platt, "Probabilistic outputs for
         support vector machines", 1999.
     """
-    if len(liked) != log.n_events or liked.all() or not liked.any():
-        raise ValueError(
-            f"liked: {int(liked.sum())} of {len(liked)} labels are true for {log.n_events} events; give one label for "
-            "each event, some of them true and some false"
-        )
     if not 0 < held_out < 0.5:
         raise ValueError(f"held_out is a share above 0 and below 0.5, not {held_out}")
     random = generator(seed, "fit")
-    user, item = torch.from_numpy(log.user_ids()), torch.from_numpy(log.item_id.astype(np.int64))
-    label = torch.from_numpy(liked.astype(np.float32))
+    user, item, label = pairs
     part = torch.rand(len(label), generator=random)
     train, test = part >= 2 * held_out, part < held_out
     calibrate = ~train & ~test
-    sizes = (log.n_users + 1, log.n_items + 1)
+    sizes = (n_users + 1, len(popularity))
     factors = [0.1 * torch.randn(size, width, generator=random) for size in sizes]
-    parameters = [each.requires_grad_() for each in (*factors, *(torch.zeros(size) for size in sizes), torch.zeros(()))]
+    parameters = [*factors, *(torch.zeros(size) for size in sizes), torch.zeros(())]
     optimizer = torch.optim.Adam(parameters, lr=0.05)
+    learned = Pairs(user[train], item[train], label[train])
     for _ in range(steps):
-        optimizer.zero_grad(set_to_none=True)
-        fit = F.binary_cross_entropy_with_logits(
-            _logits(parameters, user[train], item[train]), label[train], reduction="sum"
-        )
-        norms = sum((each.square().sum() for each in parameters[:4]), torch.zeros(()))
-        ((fit + penalty * norms / 2) / int(train.sum())).backward()
+        for parameter, gradient in zip(parameters, _gradients(parameters, learned, penalty), strict=True):
+            parameter.grad = gradient
         optimizer.step()
     with torch.no_grad():
         logits = _logits(parameters, user, item)
@@ -97,15 +135,15 @@ def fit_preferences(
             logits[calibrate].double().numpy(), label[calibrate].bool().numpy(), np.ones(int(calibrate.sum()))
         )
         platt = fit_platt(sample)
-        users, items, user_bias, item_bias, level = (each.detach() for each in parameters)
+        users, items, user_bias, item_bias, level = parameters
         users[0], items[0] = 0, 0
         preferences = Preferences(
             platt.scale * users,
             items,
             platt.scale * (user_bias + level) + platt.offset,
             platt.scale * item_bias,
-            torch.bincount(item, minlength=sizes[1]).float(),
-            partners(log.n_users, seed),
+            popularity,
+            partners(n_users, seed),
             drift,
         )
         chance = preferences.relevance(user[test], item[test][:, None])[:, 0].double()
@@ -123,5 +161,20 @@ def fit_preferences(
 
 def _logits(parameters: list[Tensor], user: Tensor, item: Tensor) -> Tensor:
     users, items, user_bias, item_bias, level = parameters
-    product = (F.embedding(user, users) * F.embedding(item, items)).sum(1)
-    return product + F.embedding(user, user_bias[:, None])[:, 0] + F.embedding(item, item_bias[:, None])[:, 0] + level
+    return (users[user] * items[item]).sum(1) + user_bias[user] + item_bias[item] + level
+
+
+def _gradients(parameters: list[Tensor], pairs: Pairs, penalty: float) -> list[Tensor]:
+    """Of the penalised mean negative log-likelihood. Sparse products take a tenth of the time of embeddings backward."""
+    user, item, label = pairs
+    off = (torch.sigmoid(_logits(parameters, user, item)) - label).numpy()
+    users, items, user_bias, item_bias, _ = parameters
+    matrix = csr_matrix((off, (user.numpy(), item.numpy())), shape=(len(users), len(items)))
+    sums = (
+        torch.from_numpy(matrix @ items.numpy()) + penalty * users,
+        torch.from_numpy(matrix.T @ users.numpy()) + penalty * items,
+        torch.from_numpy(np.asarray(matrix.sum(1)).squeeze(1)) + penalty * user_bias,
+        torch.from_numpy(np.asarray(matrix.sum(0)).squeeze(0)) + penalty * item_bias,
+        torch.tensor(float(off.sum())),
+    )
+    return [each / len(label) for each in sums]

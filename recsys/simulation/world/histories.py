@@ -69,3 +69,17 @@ class Histories:
         times = torch.full_like(grown, time)
         grown[old], grown[new], times[old] = self.items, items, self.times
         return Histories(grown, times, offsets)
+
+
+def newest(batch: SequenceBatch, most: int) -> SequenceBatch:
+    """The newest `most` events of each history.
+
+    Example:
+        >>> asked = torch.tensor([1, 2])
+        >>> batch = SequenceBatch.build(asked, torch.tensor([3, 1]), torch.tensor([4, 5, 6, 7]), torch.arange(4))
+        >>> newest(batch, 2).item_id.tolist()
+        [5, 6, 7]
+    """
+    ends = torch.repeat_interleave(batch.offsets[1:], batch.lengths)
+    kept = ends - torch.arange(len(ends)) <= most
+    return SequenceBatch.build(batch.user_id, batch.lengths.clamp(max=most), batch.item_id[kept], batch.timestamp[kept])

@@ -40,6 +40,11 @@ class Sessions:
     def __len__(self) -> int:
         return len(self.user)
 
+    def where(self, chosen: Tensor) -> Sessions:
+        """The sessions that `chosen` `[S]` bool, or numbers of sessions, picks."""
+        picked = {entry.name: getattr(self, entry.name)[chosen] for entry in fields(self) if entry.name != "beside"}
+        return Sessions(**picked, beside={name: values[chosen] for name, values in self.beside.items()})
+
     @classmethod
     def cat(cls, parts: Sequence[Sessions]) -> Sessions:
         """One after the other.

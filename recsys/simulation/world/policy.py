@@ -8,7 +8,7 @@ from torch import Tensor
 from recsys.models.recommender import Recommender
 from recsys.retrieval.order import Jagged, TopK
 from recsys.retrieval.topk import Ranker
-from recsys.simulation.world.histories import Histories
+from recsys.simulation.world.histories import Histories, newest
 from recsys.simulation.world.model_ids import ModelIds
 from recsys.simulation.world.rules import Choice, Greedy, Rule
 
@@ -27,9 +27,10 @@ class Policy:
         repeat: whether users may get what they have consumed already.
         tie_seed: seed of the order among equal scores.
         ids: by which the model knows users and items; None: those of the world.
+        max_length: newest events of a history that the model reads; None: all. None of the older ones is shown either.
 
     Raises:
-        ValueError: candidates is not positive.
+        ValueError: candidates or events are not positive.
     """
 
     def __init__(
@@ -41,11 +42,14 @@ class Policy:
         repeat: bool = False,
         tie_seed: int = 0,
         ids: ModelIds | None = None,
+        max_length: int | None = None,
     ) -> None:
         if candidates is not None and candidates < 1:
             raise ValueError(f"candidates must be at least 1, not {candidates}")
+        if max_length is not None and max_length < 1:
+            raise ValueError(f"max_length must be at least 1, not {max_length}")
         self.model, self.rule, self.repeat = model, rule or Greedy(), repeat
-        self.ids = ids
+        self.ids, self.max_length = ids, max_length
         self._candidates = candidates
         self._ranker = Ranker(model, tie_seed=tie_seed)
 
@@ -81,6 +85,8 @@ class Policy:
         if self.ids is not None:
             batch = self.ids.batch(batch)
         seen = None if self.repeat else Jagged(batch.item_id, batch.offsets)
+        if self.max_length is not None:
+            batch = newest(batch, self.max_length)
         ranked = self._ranker(batch, self.candidates(length), seen=seen)
         return ranked if self.ids is None else ranked._replace(items=self.ids.back(ranked.items))
 

@@ -22,10 +22,11 @@ def test_estimates_from_a_simulated_log_hold_the_truth() -> None:
     sessions = simulate(world, {"log": logging}, design, beside=policies).sessions
     assert sessions is not None
     log = bandit_log(sessions, world.n_items)
+    order = torch.argsort(sessions.user, stable=True)
     asked = {name: FirstItem(policy, world.histories) for name, policy in policies.items()}
     for name, policy in asked.items():
         block = policy.block(log, np.arange(500))
-        torch.testing.assert_close(block.of(torch.from_numpy(log.action[:500])), sessions.beside[name][:500, 0])
+        torch.testing.assert_close(block.of(torch.from_numpy(log.action[:500])), sessions.beside[name][order[:500], 0])
         torch.testing.assert_close(block.probability.sum(1), torch.ones(500, dtype=torch.float64))
     report = evaluate_policies(log, asked, level=0.001)
     for name, policy in policies.items():

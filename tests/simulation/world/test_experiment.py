@@ -11,7 +11,7 @@ import torch
 from scipy.stats import chisquare, kstest
 
 from recsys.simulation.world.assignment import assign, uniform_hash
-from recsys.simulation.world.experiment import Design, simulate, stream
+from recsys.simulation.world.experiment import Design, remember, simulate, stream
 from recsys.simulation.world.latent_model import LatentModel
 from recsys.simulation.world.outcome import Sessions
 from recsys.simulation.world.policy import Policy
@@ -244,6 +244,21 @@ def test_users_remember_what_they_clicked_and_do_not_get_it_again() -> None:
     assert frozen is not None
     for user in range(1, 40):
         assert len(torch.unique(frozen.items[frozen.user == user], dim=0)) <= 1
+
+
+def test_a_world_goes_on_where_an_experiment_ended() -> None:
+    world = small(n_users=300, visits=2.0)
+    design = Design(days=4, length=5, keep=True)
+    whole = simulate(world, {"all": best(world)}, design).sessions
+    assert whole is not None
+    half = simulate(world, {"all": best(world)}, replace(design, days=2)).sessions
+    assert half is not None
+    later = simulate(remember(world, half), {"all": best(world)}, replace(design, days=1, seed=9)).sessions
+    assert later is not None
+    lists = {int(user): items for user, items in zip(later.user, later.items, strict=True)}
+    third = whole.where(whole.day == 2)
+    both = [(lists[int(u)], items) for u, items in zip(third.user, third.items, strict=True) if int(u) in lists]
+    assert len(both) > 100 and all(torch.equal(one, other) for one, other in both)
 
 
 def test_sessions_stream_in_blocks() -> None:
