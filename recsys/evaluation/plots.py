@@ -254,6 +254,31 @@ def propensity_curves(
     return figure
 
 
+def ever_rejected(
+    curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], level: float, *, title: str | None = None
+) -> Figure:
+    """Share of experiments without an effect in which a test has found one by a look, and what was promised.
+
+    Args:
+        curves: name -> users in each arm at the looks, and share at or before each.
+        level: that was promised.
+        title: above the picture.
+    """
+    _some(curves)
+    figure, axes = _figure(7.2, 4.2)
+    for index, (name, (users, shares)) in enumerate(curves.items()):
+        axes.plot(users, shares, color=_COLOURS[index % len(_COLOURS)], linewidth=2.0, label=name)
+    axes.axhline(level, color=_INK, linewidth=1.0, linestyle="--", label=f"promised: {level:.0%}")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.0%}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{int(value):,}"))
+    axes.set_xlabel("users in each arm at the look")
+    axes.set_ylabel("experiments with a false finding so far")
+    axes.set_title(title or "A/A tests that are looked at again and again", loc="left", fontweight="bold")
+    figure.legend(loc="outside lower center", ncols=2, frameon=False, labelcolor=_INK)
+    return figure
+
+
 def _some(data: Mapping[str, object]) -> None:
     if not data:
         raise ValueError("nothing to draw: no model was given")

@@ -156,6 +156,16 @@ def test_propensities_are_drawn_beside_the_truth() -> None:
     assert axes.get_yscale() == "log" and list(axes.lines[1].get_xdata()) == [1, 2]
 
 
+def test_false_findings_are_drawn_by_look_beside_what_was_promised() -> None:
+    (axes,) = plots.ever_rejected(
+        {"plain": ([100, 200], [0.05, 0.2]), "sequence": ([100, 200], [0.0, 0.01])}, 0.05
+    ).axes
+    plain, sequence, promised = axes.get_lines()
+    assert list(plain.get_xdata()) == [100, 200] and list(plain.get_ydata()) == [0.05, 0.2]
+    assert list(sequence.get_ydata()) == [0.0, 0.01] and set(promised.get_ydata()) == {0.05}
+    assert promised.get_label() == "promised: 5%" and axes.get_ylim()[0] == 0
+
+
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(ValueError, match="nothing to draw"):
         plots.scores({}, "NDCG@10")
