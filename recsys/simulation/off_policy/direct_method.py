@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from recsys.simulation.off_policy.rounds import Rounds
 from recsys.simulation.off_policy.terms import Terms
 
@@ -9,7 +11,7 @@ from recsys.simulation.off_policy.terms import Terms
 class DirectMethod:
     """Mean over rounds of the reward that the model expects from the policy.
 
-    Little variance, and all of the model's bias: its interval says nothing of that.
+    Little variance, and all of the model's bias, of which its interval knows nothing.
 
     Source: Beygelzimer and Langford, "The offset tree for learning with partial labels", KDD 2009.
     """
@@ -17,4 +19,4 @@ class DirectMethod:
     name = "DM"
 
     def __call__(self, rounds: Rounds) -> Terms:
-        return Terms(rounds.expected)
+        return Terms(rounds.expected, pull=rounds.pull(np.zeros(len(rounds))))

@@ -18,7 +18,8 @@ class DoublyRobust:
     name = "DR"
 
     def __call__(self, rounds: Rounds) -> Terms:
-        return Terms(rounds.expected + rounds.weight * (rounds.reward - rounds.predicted))
+        terms = rounds.expected + rounds.weight * (rounds.reward - rounds.predicted)
+        return Terms(terms, pull=rounds.pull(rounds.weight))
 
 
 class SelfNormalizedDR:
@@ -31,4 +32,6 @@ class SelfNormalizedDR:
     name = "SNDR"
 
     def __call__(self, rounds: Rounds) -> Terms:
-        return Terms(rounds.expected, rounds.weight * (rounds.reward - rounds.predicted), rounds.weight)
+        weight = rounds.weight
+        pull = rounds.pull(weight / max(float(weight.mean()), 1e-12))
+        return Terms(rounds.expected, weight * (rounds.reward - rounds.predicted), weight, pull)

@@ -106,7 +106,7 @@ class Bootstrap:
             unit = random.permutation(units)[unit] % MOST_UNITS
         columns = [np.ones(len(unit))]
         for each in terms.values():
-            columns.append(each.base)
+            columns.append(each.base if each.pull is None else each.base + each.pull)
             if each.numerator is not None and each.denominator is not None:
                 columns += [each.numerator, each.denominator]
         sums = np.stack([unit_sums(column, unit) for column in columns], axis=1)

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from recsys.simulation.off_policy.bandit_log import BanditLog
+from recsys.simulation.off_policy.learned import Learned
 from recsys.simulation.off_policy.policies import Block, Policy, PolicyError
 from recsys.simulation.off_policy.reward_models import CrossFitted
 
@@ -29,6 +30,7 @@ class Rounds:
         unit: `[N]` int64, code of the user.
         unsupported: mean probability that the policy gives to actions that were never logged at the position.
         cluster_weight: `[N]` float64, the weight of the cluster of the logged action; None: there are no clusters.
+        learned: what the model learned from each round; None: nothing is predicted, or by a model that knows no round.
     """
 
     reward: NDArray[np.float64]
@@ -38,6 +40,11 @@ class Rounds:
     unit: NDArray[np.int64]
     unsupported: float = 0.0
     cluster_weight: NDArray[np.float64] | None = None
+    learned: Learned | None = None
+
+    def pull(self, weights: NDArray[np.float64]) -> NDArray[np.float64] | None:
+        """`[N]` pulls, for `Terms`, of the model in `mean(expected - weights * predicted)`, with weights `[N]`."""
+        return None if self.learned is None else self.learned.pull(weights)
 
     def __len__(self) -> int:
         return len(self.reward)
@@ -60,6 +67,7 @@ def rounds_of(log: BanditLog, policy: Policy, rewards: CrossFitted | None = None
     logged_at = torch.from_numpy(log.logged_at())
     everything_logged = bool(logged_at.all())
     chosen, expected, predicted, unsupported = (np.zeros(n) for _ in range(4))
+    learned = None if rewards is None else Learned(log, rewards)
     # Rounds of one fold are neighbours, so that a block is predicted by one model.
     order = np.arange(n) if rewards is None else np.argsort(rewards.fold, kind="stable")
     step = max(1, budget // (8 * policy.width(log)))
@@ -72,7 +80,8 @@ def rounds_of(log: BanditLog, policy: Policy, rewards: CrossFitted | None = None
         if not everything_logged or block.actions is not None:
             position = torch.from_numpy(log.position[rounds])
             unsupported[rounds] = _never_logged(block, logged_at, position).double().numpy()
-        if rewards is not None:
+        if rewards is not None and learned is not None:
+            learned.add(rounds, block)
             found = rewards.predict(log, rounds, block)
             expected[rounds] = torch.linalg.vecdot(block.probability, found).double().numpy()
             own = Block(torch.ones(len(rounds), 1, dtype=torch.float64), action[:, None])
@@ -84,6 +93,7 @@ def rounds_of(log: BanditLog, policy: Policy, rewards: CrossFitted | None = None
         expected=expected,
         unit=log.unit,
         unsupported=float(unsupported.mean()),
+        learned=learned,
     )
 
 

@@ -31,7 +31,7 @@ class SwitchDR:
         return np.where(weight <= self.tau, weight, 0.0)
 
     def __call__(self, rounds: Rounds) -> Terms:
-        return Terms(rounds.expected + self.weights(rounds.weight) * (rounds.reward - rounds.predicted))
+        return corrected(rounds, self.weights(rounds.weight))
 
 
 class OptimisticShrinkageDR:
@@ -57,4 +57,9 @@ class OptimisticShrinkageDR:
         return np.divide(self.shrinkage * weight, square, out=np.zeros_like(weight), where=square > 0)
 
     def __call__(self, rounds: Rounds) -> Terms:
-        return Terms(rounds.expected + self.weights(rounds.weight) * (rounds.reward - rounds.predicted))
+        return corrected(rounds, self.weights(rounds.weight))
+
+
+def corrected(rounds: Rounds, weights: NDArray[np.float64]) -> Terms:
+    """`mean(E q + weights (r - q))`, with weights `[N]`."""
+    return Terms(rounds.expected + weights * (rounds.reward - rounds.predicted), pull=rounds.pull(weights))

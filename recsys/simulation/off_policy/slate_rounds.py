@@ -85,7 +85,7 @@ def slate_rounds(
         for number in range(folds):
             other = fold[rows] != number
             means = shrunk_means(log, rows[other], to_go[other], shrinkage)
-            models.append(MeansByAction(means))
+            models.append(MeansByAction(means, rows[other], shrinkage))
         _read(log, policy, CrossFitted(list(models), fold), rows, budget, chance, predicted, expected)
         below[slate] = expected[rows]
     at = place.clip(min=0)

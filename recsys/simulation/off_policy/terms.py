@@ -17,11 +17,14 @@ class Terms(NamedTuple):
         base: `[N]` float64.
         numerator: `[N]` float64; None: there is no ratio.
         denominator: `[N]` float64, with a positive sum; None: there is no ratio.
+        pull: `[N]` float64 with mean 0, how far each round pulls the estimate by what a reward model learned from it,
+            to first order; None: no model learned from the rounds.
     """
 
     base: NDArray[np.float64]
     numerator: NDArray[np.float64] | None = None
     denominator: NDArray[np.float64] | None = None
+    pull: NDArray[np.float64] | None = None
 
     @property
     def value(self) -> float:
@@ -39,6 +42,8 @@ class Terms(NamedTuple):
     def influence(self) -> NDArray[np.float64]:
         """`[N]` float64 with mean 0: how far each round pulls the estimate, to first order (delta method)."""
         pull = self.base - self.base.mean()
+        if self.pull is not None:
+            pull = pull + self.pull
         if self.numerator is not None and self.denominator is not None:
             pull = pull + (self.numerator - self.ratio * self.denominator) / self.denominator.mean()
         return np.asarray(pull)

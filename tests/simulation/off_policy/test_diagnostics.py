@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 
 from recsys.simulation.off_policy.diagnostics import Limits, diagnose, refusals
+from recsys.simulation.off_policy.planted_rounds import PlantedRounds
 from recsys.simulation.off_policy.rounds import Rounds, rounds_of
-from tests.simulation.off_policy.worlds import World, world
+from tests.simulation.off_policy.worlds import world
 
 WORLD = world()
 
 
-def rounds(planted: World, n: int = 4000) -> Rounds:
+def rounds(planted: PlantedRounds, n: int = 4000) -> Rounds:
     log = planted.draw(n, 0)
     return rounds_of(log, planted.policy(log))
 

@@ -7,11 +7,14 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
+from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.direct_method import DirectMethod
 from recsys.simulation.off_policy.doubly_robust import DoublyRobust, SelfNormalizedDR
 from recsys.simulation.off_policy.inverse_propensity import IPW, ClippedIPW, SelfNormalizedIPW
-from recsys.simulation.off_policy.reward_models import CrossFitted, MeanByAction, MeansByAction
+from recsys.simulation.off_policy.policies import Block
+from recsys.simulation.off_policy.reward_models import CrossFitted, MeanByAction
 from recsys.simulation.off_policy.rounds import Rounds, rounds_of
 from recsys.simulation.off_policy.shrunk_weights import OptimisticShrinkageDR, SwitchDR
 from recsys.simulation.off_policy.terms import Estimator
@@ -28,6 +31,21 @@ def some_rounds(n: int = 200) -> tuple[Rounds, np.ndarray, np.ndarray, np.ndarra
     at = np.arange(n), action
     rounds = Rounds(reward, pi[at] / propensity, q[at], (pi * q).sum(1), np.arange(n))
     return rounds, pi, q, action, reward, propensity
+
+
+class Known:
+    """Predictions `[A]` that were not learned from the log."""
+
+    def __init__(self, q: np.ndarray) -> None:
+        self.q = torch.from_numpy(q)
+
+    def predict(self, log: BanditLog, rounds: np.ndarray, block: Block) -> torch.Tensor:
+        if block.actions is None:
+            return self.q.expand(len(rounds), -1)
+        return self.q[block.actions]
+
+    def pull(self, log: BanditLog, mass: np.ndarray) -> np.ndarray:
+        return np.zeros(len(log))
 
 
 def by_hand(name: str) -> float:
@@ -113,7 +131,7 @@ def test_bias_and_variance_are_those_of_theory(fitted: bool) -> None:
         if fitted:
             rewards = CrossFitted.of(MeanByAction(), log, seed=seed)
         else:
-            rewards = CrossFitted([MeansByAction(q[None, :])], np.zeros(n, dtype=np.int64))
+            rewards = CrossFitted([Known(q)], np.zeros(n, dtype=np.int64))
         rounds = rounds_of(log, WORLD.policy(log), rewards)
         for name, estimate in estimators.items():
             found[name].append(estimate(rounds))

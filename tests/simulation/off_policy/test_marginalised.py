@@ -12,18 +12,19 @@ from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.choices import TopKUniform
 from recsys.simulation.off_policy.inverse_propensity import IPW
 from recsys.simulation.off_policy.marginalised import MarginalizedIPW, with_clusters
+from recsys.simulation.off_policy.planted_rounds import PlantedRounds
 from recsys.simulation.off_policy.rounds import Rounds, rounds_of
 from recsys.simulation.off_policy.scored_policy import ListScores, ScoredPolicy
-from tests.simulation.off_policy.worlds import World, world
+from tests.simulation.off_policy.worlds import world
 
 ACTIONS, CLUSTERS = 40, 4
 CLUSTER = np.arange(ACTIONS) % CLUSTERS
 
 
-def clustered() -> World:
+def clustered() -> PlantedRounds:
     """The cluster decides the reward, in each group another way."""
     planted = world(groups=2, actions=ACTIONS, seed=1)
-    return World(planted.click[:, CLUSTER], planted.logging, planted.target)
+    return PlantedRounds(planted.click[:, CLUSTER], planted.logging, planted.target)
 
 
 @pytest.mark.parametrize("known", [True, False])

@@ -8,21 +8,22 @@ import numpy as np
 import pytest
 
 from recsys.simulation.off_policy.inverse_propensity import ClippedIPW
+from recsys.simulation.off_policy.planted_rounds import PlantedRounds
 from recsys.simulation.off_policy.reward_models import CrossFitted, MeanByAction
 from recsys.simulation.off_policy.rounds import Rounds, rounds_of
 from recsys.simulation.off_policy.shrunk_weights import OptimisticShrinkageDR, SwitchDR
 from recsys.simulation.off_policy.terms import Terms
 from recsys.simulation.off_policy.tuning import MSEBound, MSEEstimate, Rule, Slope, Tuned
-from tests.simulation.off_policy.worlds import World, world
+from tests.simulation.off_policy.worlds import world
 
 GRID = (0.5, 1.0, 2.0, 5.0, 20.0, math.inf)
 
 
-def heavy() -> World:
+def heavy() -> PlantedRounds:
     """A world with a few very large weights."""
     planted = world(seed=4)
     logging = planted.logging**3
-    return World(planted.click, logging / logging.sum(1, keepdims=True), planted.target)
+    return PlantedRounds(planted.click, logging / logging.sum(1, keepdims=True), planted.target)
 
 
 @pytest.mark.parametrize(
