@@ -12,7 +12,7 @@ from torch import Tensor
 from recsys.retrieval.blocks import BUDGET_BYTES, GROUP, ItemBlocks
 from recsys.retrieval.order import ItemOrder, Jagged
 from recsys.retrieval.scan_tables import BFloatTable, FloatTable, IntTable, Scan, Scanned, ScanTable, pair_scores
-from recsys.retrieval.selection import NOTHING, keys_of, largest, score_of
+from recsys.retrieval.selection import NOTHING, keys_of, merge, score_of
 from recsys.retrieval.threads import in_threads
 
 _USER_BLOCK = 256
@@ -203,16 +203,7 @@ class _Found:
                 for at in range(0, len(rows), _PAIRS)
             ]
         )
-        count = np.bincount(rows, minlength=len(self._keys))
-        start = np.cumsum(count) - count
-        step = 2 * self.k  # a row that has many more than others is merged in parts
-        for first in range(0, int(count.max()), step):
-            some = np.flatnonzero(count > first)
-            column = np.arange(step) + first
-            there = column < count[some, None]
-            padded = torch.full(there.shape, NOTHING, dtype=torch.int64)
-            padded[torch.from_numpy(there)] = new[torch.from_numpy((start[some, None] + column)[there])]
-            self._keys[some] = largest(torch.cat([self._keys[some], padded], 1), self.k)
+        merge(self._keys, torch.from_numpy(rows), new)
         self.limit = score_of(self._keys[:, -1]).double() / self._scale
 
     def _scored(self, rows: Tensor, places: Tensor) -> Tensor:

@@ -53,3 +53,25 @@ def largest(keys: Tensor, k: int) -> Tensor:
     chosen = keys.numpy()
     chosen.partition(chosen.shape[1] - k, axis=1)
     return torch.from_numpy(np.sort(chosen[:, -k:], axis=1)[:, ::-1].copy())
+
+
+def merge(keys: Tensor, rows: Tensor, new: Tensor) -> None:
+    """Keeps the k largest of each row, in place.
+
+    Args:
+        keys: `[B, k]` int64, largest first.
+        rows: `[n]` int64 ascending, the row that each of `new` belongs to.
+        new: `[n]` int64 keys.
+    """
+    if not len(rows):
+        return
+    count = torch.bincount(rows, minlength=len(keys))
+    start = count.cumsum(0) - count
+    step = 2 * keys.shape[1]
+    for first in range(0, int(count.max()), step):  # a row that has many more than others is merged in parts
+        some = (count > first).nonzero().squeeze(1)
+        column = torch.arange(first, min(first + step, int(count.max())))
+        there = column < count[some, None]
+        padded = torch.full(there.shape, NOTHING, dtype=torch.int64)
+        padded[there] = new[(start[some, None] + column)[there]]
+        keys[some] = largest(torch.cat([keys[some], padded], 1), keys.shape[1])
