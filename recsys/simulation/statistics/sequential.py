@@ -59,7 +59,7 @@ class RunningSums(NamedTuple):
             looks: `[T]` integers, how many users each look sees.
 
         Raises:
-            ExperimentError: a look sees nobody or more than there are.
+            ExperimentError: a look sees nobody, more than there are, or no more than the one before; a value is missing.
 
         Example:
             >>> RunningSums.of([1.0, 3.0, 2.0], [2, 3]).total
@@ -68,6 +68,8 @@ class RunningSums(NamedTuple):
         array, at = np.asarray(values, dtype=np.float64), np.asarray(looks, dtype=np.int64)
         if not len(at) or at.min() < 1 or at.max() > array.shape[-1]:
             raise ExperimentError(f"looks see between 1 and {array.shape[-1]} users, not {at.tolist()}")
+        if (np.diff(at) <= 0).any() or not np.isfinite(array).all():
+            raise ExperimentError("each look sees more users than the one before, and every user has a finite value")
         total, squares = (np.cumsum(part, axis=-1)[..., at - 1] for part in (array, array**2))
         return cls(at.astype(np.float64), total, squares)
 
@@ -148,7 +150,8 @@ def confidence_sequence(
     d, v = np.broadcast_arrays(np.asarray(difference, np.float64), np.asarray(variance, np.float64))
     half = half_width(v, mixture, level)
     p = np.minimum(np.exp(-log_likelihood(d, v, mixture)), 1.0)
-    return ConfidenceSequence(d - half, d + half, np.minimum.accumulate(p, axis=-1))
+    centre = np.where(np.isfinite(half), d, 0.0)
+    return ConfidenceSequence(centre - half, centre + half, np.minimum.accumulate(p, axis=-1))
 
 
 def half_width(variance: Array, mixture: float, level: float) -> Array:

@@ -69,6 +69,8 @@ def test_nothing_is_said_where_nothing_is_known() -> None:
     found = confidence_sequence(*running_difference(control, treatment), 0.1)
     assert found.low[:2].tolist() == [-math.inf] * 2 and found.p_value[:2].tolist() == [1.0, 1.0]
     assert np.isfinite(found.low[2])
+    before = confidence_sequence([math.nan, 0.3], [math.nan, 0.01], 0.1)
+    assert (before.low[0], before.high[0], before.p_value[0]) == (-math.inf, math.inf, 1.0) and before.p_value[1] < 0.1
 
 
 @pytest.mark.parametrize("law", ["normal", "clicks"])
@@ -150,3 +152,7 @@ def test_what_makes_no_sense_is_refused() -> None:
         mixture_variance(0.0)
     with pytest.raises(ExperimentError, match="between 1 and 3 users"):
         RunningSums.of([1.0, 2.0, 3.0], [4])
+    with pytest.raises(ExperimentError, match="more users than the one before"):
+        RunningSums.of([1.0, 2.0, 3.0], [2, 2])
+    with pytest.raises(ExperimentError, match="a finite value"):
+        RunningSums.of([1.0, math.nan, 3.0], [2, 3])
