@@ -51,7 +51,8 @@ class Limits:
     """When nothing is reported.
 
     Attributes:
-        unsupported: most probability of actions that were never logged.
+        unsupported: most probability of actions that were never logged. A log with few rounds an action lacks many by
+            chance alone: raise it where every action had a chance, and let the mean weight tell.
         effective_rounds: fewest effective rounds.
         mean_weight_p: the mean weight must not differ from 1 at this level; 0 lets it be anything.
     """
