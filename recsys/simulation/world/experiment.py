@@ -130,7 +130,7 @@ def stream(
 ) -> Iterator[Sessions]:
     """The sessions of an experiment, day by day in blocks of users of one arm; arguments and errors as in `simulate`.
 
-    Users of an arm that take no part are not simulated. Lists are those of the histories at the start of a day.
+    Users who take no part are not simulated. Lists are those of the histories at the start of a day.
     """
     arm = torch.from_numpy(assigned(world, arms, design))
     lists = [Lists(policy, world.n_users, design.length) for policy in arms.values()]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recsys.models.recommender import Recommender
+from recsys.evaluation.scoring import device_of, evaluation_mode
+from recsys.models.recommender import Recommender, VectorRecommender
 from recsys.retrieval.order import Jagged, TopK
 from recsys.retrieval.topk import Ranker
 from recsys.simulation.world.histories import Histories, newest
@@ -13,7 +14,9 @@ from recsys.simulation.world.model_ids import ModelIds
 from recsys.simulation.world.rules import Choice, Greedy, Rule
 
 BLOCK_BYTES = 32 * 2**20
-"""Candidates held at a time: users x candidates x 12 bytes."""
+"""Candidates held at a time: users x candidates x 12 bytes. Scores of a model without vectors likewise."""
+USER_BLOCK = 1024
+"""Users whose histories a model reads at a time."""
 
 
 class Policy:
@@ -81,14 +84,23 @@ class Policy:
 
     def rank(self, users: Tensor, histories: Histories, length: int) -> TopK:
         """The candidates of users `[n]`, best first, `[n, C]`; 0 and `-inf` where there are fewer."""
+        wide = not isinstance(self.model, VectorRecommender)  # scores of the whole catalogue are held at once
+        step = max(1, BLOCK_BYTES // (4 * (self.model.n_items + 1))) if wide else USER_BLOCK
+        with evaluation_mode(self.model):
+            parts = [self._rank(some, histories, length) for some in users.split(step)]
+        items, scores = (torch.cat(column) for column in zip(*parts, strict=True))
+        return TopK(items if self.ids is None else self.ids.back(items), scores)
+
+    def _rank(self, users: Tensor, histories: Histories, length: int) -> tuple[Tensor, Tensor]:
+        """Items of the model, and their scores."""
         batch = histories.of(users)
         if self.ids is not None:
             batch = self.ids.batch(batch)
         seen = None if self.repeat else Jagged(batch.item_id, batch.offsets)
         if self.max_length is not None:
             batch = newest(batch, self.max_length)
-        ranked = self._ranker(batch, self.candidates(length), seen=seen)
-        return ranked if self.ids is None else ranked._replace(items=self.ids.back(ranked.items))
+        ranked = self._ranker(batch.to(device_of(self.model)), self.candidates(length), seen=seen)
+        return ranked.items.cpu(), ranked.scores.cpu()
 
     def choose(self, ranked: TopK, length: int, random: torch.Generator) -> tuple[Tensor, Choice]:
         """A list for each row of candidates: items `[n, L]`, 0 where there are fewer, and how they were chosen."""

@@ -10,6 +10,9 @@ import pytest
 import torch
 from scipy.stats import chisquare, kstest
 
+from recsys.simulation.statistics.cuped import cuped
+from recsys.simulation.statistics.effect import ratio_effect, welch
+from recsys.simulation.statistics.sample_ratio import sample_ratio_mismatch
 from recsys.simulation.world.assignment import assign, uniform_hash
 from recsys.simulation.world.experiment import Design, remember, simulate, stream
 from recsys.simulation.world.latent_model import LatentModel
@@ -155,6 +158,35 @@ def test_arms_of_an_a_a_test_differ_by_chance_alone() -> None:
         z = (treatment.mean() - control.mean()) / error
         p_values.append(math.erfc(abs(z) / math.sqrt(2)))
     assert kstest(p_values, "uniform").pvalue > 0.01
+
+
+def test_intervals_of_the_statistics_hold_the_true_difference() -> None:
+    world = small(n_users=800, n_items=15)
+    arms = {"control": popular(world), "treatment": best(world)}
+    truth = policy_value(world, arms["treatment"], 3).mean - policy_value(world, arms["control"], 3).mean
+    held = 0
+    for seed in range(60):
+        outcome = simulate(world, arms, Design(days=4, length=3, seed=seed, salt=f"ab {seed}", grow=False))
+        sums = (outcome.of(arm, metric) for arm in arms for metric in ("clicks", "sessions"))
+        effect = ratio_effect(*sums, level=0.2)
+        held += effect.low < truth < effect.high
+    # 48 are expected of 60, with a standard deviation of 3.1.
+    assert 38 <= held <= 58
+
+
+def test_the_pre_period_takes_variance_away_and_no_effect() -> None:
+    world = small(n_users=6_000, visits=1.0)
+    arms = {"control": popular(world), "treatment": best(world)}
+    outcome = simulate(world, arms, Design(days=7, length=5, before=7))
+    metrics, covariates = ([read(arm) for arm in arms] for read in (outcome.of, outcome.covariate))
+    plain, adjusted = welch(*metrics), cuped(*metrics, *covariates)
+    assert adjusted.reduction > 0.1  # users who come a lot did so before
+    effect = adjusted.effect()
+    assert effect.high - effect.low < 0.96 * (plain.high - plain.low)
+    assert abs(effect.difference - plain.difference) < plain.high - plain.low
+    # In the pre-period both arms have the control.
+    assert welch(*covariates).p_value > 0.001
+    assert sample_ratio_mismatch(outcome.counts()) > 0.001
 
 
 def test_units_are_assigned_evenly_and_by_salts_that_know_nothing_of_each_other() -> None:

@@ -7,14 +7,18 @@ import pandas as pd
 import pytest
 import torch
 
+from recsys.features.batch import SequenceBatch
+from recsys.features.catalogue import Catalogue
 from recsys.features.event_log import EventLog
 from recsys.features.schema import Schema
 from recsys.features.splits import LeaveLastOut
 from recsys.models.item_item import Cosine
 from recsys.models.popularity import Popularity
+from recsys.models.synergen import SynerGen
 from recsys.simulation.world.experiment import Design, simulate
 from recsys.simulation.world.fitted import fit_preferences
 from recsys.simulation.world.histories import Histories
+from recsys.simulation.world.latent_model import LatentModel
 from recsys.simulation.world.model_ids import ModelIds
 from recsys.simulation.world.policy import Lists, Policy
 from recsys.simulation.world.preferences import planted
@@ -81,6 +85,40 @@ def test_models_of_simulated_clicks_recommend_by_their_own_ids() -> None:
     counts = pd.Series(split.train_counts()[1:], index=log.items.values)
     assert counts[ranked.items[0].tolist()].tolist() == sorted(counts, reverse=True)[:5]
     assert torch.equal(ranked.items[0], ranked.items[1])
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_network_is_asked_without_dropout_and_stays_in_training() -> None:
+    world = small(n_users=300, n_items=60)
+    log = clicks_of(world)
+    torch.manual_seed(0)
+    network = SynerGen(Catalogue.from_split(LeaveLastOut()(log)), width=16, dropout=0.5).train()
+    policy = Policy(network, ids=ModelIds.of_log(log, world.n_users, world.n_items))
+    users = torch.arange(1, 301)
+    histories = Histories.empty(300).grown(users, users % 50 + 1, 0)
+    assert torch.equal(policy.rank(users, histories, 4).items, policy.rank(users, histories, 4).items)
+    assert network.training
+
+
+def test_models_without_vectors_are_ranked_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    world, asked = small(n_users=50), []
+
+    class Plain(LatentModel):
+        """Read by its scores."""
+
+        def scores(self, batch: SequenceBatch) -> torch.Tensor:
+            asked.append(len(batch))
+            return super().scores(batch)
+
+    model = Plain.of(world.preferences)
+    monkeypatch.setattr("recsys.simulation.world.policy.BLOCK_BYTES", 12 * 4 * 41)
+    monkeypatch.setattr("recsys.simulation.world.policy.VectorRecommender", int)
+    monkeypatch.setattr("recsys.retrieval.topk.VectorRecommender", int)
+    users = torch.arange(1, 51)
+    found = Policy(model).rank(users, world.histories, 3)
+    assert asked == [12, 12, 12, 12, 2]
+    expected = world.preferences.relevance(users, torch.arange(1, 41).expand(50, -1)).topk(3).indices + 1
+    assert torch.equal(found.items, expected)
 
 
 @pytest.mark.filterwarnings("ignore")
