@@ -61,7 +61,7 @@ def _registered(name: str, download: Path) -> ModelFiles:
 
     from recsys.tracking.model_files import check_files
     from recsys.tracking.registry import Registry
-    from recsys.tracking.registry_calls import called
+    from recsys.tracking.registry_calls import called, default_store
 
     path = name.removeprefix(REGISTERED)
     model, at, alias = path.rpartition("@")
@@ -77,7 +77,8 @@ def _registered(name: str, download: Path) -> ModelFiles:
             there = ", ".join(f"`{found}`" for found in sorted(aliases)) or "none"
             raise JobError(f"{name}: `{model}` has no alias `{alias}`, but {there}; `recsys registry promote` sets it")
         version = aliases[alias]
-    check_files(registry, version)
+    with default_store(registry.uri):
+        check_files(registry, version)
     folder = download / f"{model}-{version}"
     bundle = folder / _BUNDLE
     if not folder.is_dir():
@@ -85,7 +86,8 @@ def _registered(name: str, download: Path) -> ModelFiles:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
         place = {"artifact_uri": f"{REGISTERED}{model}/{version}", "dst_path": str(unfinished)}
-        called(registry.uri, download_artifacts, **place, tracking_uri=registry.uri)
+        with default_store(registry.uri):
+            called(registry.uri, download_artifacts, **place, tracking_uri=registry.uri)
         unfinished.rename(folder)
     if not (bundle / MANIFEST).is_file():
         raise JobError(f"{name}: version {version} holds no model of this package ({_BUNDLE} is missing)")

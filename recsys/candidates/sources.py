@@ -25,8 +25,12 @@ from recsys.features.jagged import JaggedColumn, offsets_of
 from recsys.features.splits import HeldOut, Split
 from recsys.models.popularity import Popularity
 from recsys.models.recommender import Recommender, VectorRecommender
+from recsys.retrieval.scan_tables import Scan
 from recsys.retrieval.topk import BUDGET_BYTES, Jagged, Ranker, TopK
 from recsys.tracking.bundle import Bundle
+
+SCAN: Scan = "auto"
+"""Scores of pairs do not depend on who else is asked for, and lists not on the processor; see `Ranker`."""
 
 
 class Inputs(NamedTuple):
@@ -202,7 +206,7 @@ class PopularitySource(Source):
         scores[0] = 0
         popular = Popularity()
         popular.tensors = {"popularity": scores}
-        ranker = Ranker(popular, allow=inputs.allow, deny=inputs.deny)
+        ranker = Ranker(popular, allow=inputs.allow, deny=inputs.deny, scan=SCAN)
         ranker.prepare(scores.device)
 
         def retrieve(asked: Asked, n: int) -> TopK:
@@ -260,7 +264,7 @@ class ItemItemSource(Source):
 def own_model(inputs: Inputs) -> Opened:
     """The model of the job, with its item vectors computed."""
     model = inputs.bundle.model
-    ranker = Ranker(model, allow=inputs.allow, deny=inputs.deny)
+    ranker = Ranker(model, allow=inputs.allow, deny=inputs.deny, scan=SCAN)
     ranker.prepare(device_of(model))
 
     def retrieve(asked: Asked, n: int) -> TopK:
@@ -291,7 +295,7 @@ def other_model(inputs: Inputs, bundle: Bundle) -> Opened:
     if inputs.deny is not None:
         may[inputs.deny] = False
     allow = theirs[may]
-    ranker = Ranker(bundle.model, allow=allow[allow > 0])
+    ranker = Ranker(bundle.model, allow=allow[allow > 0], scan=SCAN)
     ranker.prepare(device)
     back = ours.to(device)
 

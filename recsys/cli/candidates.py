@@ -22,9 +22,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from recsys.candidates.config import Cold, JobConfig
+from recsys.candidates.data_contract import DataContract, Finding
 from recsys.candidates.engine import Engine
+from recsys.candidates.publishing import check_and_publish, published_before
 from recsys.candidates.sources import Source
 from recsys.cli.progress import user_progress
+from recsys.cli.published import findings_table, go_back, print_status
 from recsys.retrieval.merging import Order
 
 if TYPE_CHECKING:
@@ -47,7 +50,7 @@ def parser() -> ArgumentParser:
     add("--config", action="config", help="YAML file with these arguments")
     add("model", type=str | None, nargs="?", help="folder of a run or of a model, or models:/NAME@champion")
     add("--log", type=str | None, help="a prepared log, or Parquet or CSV in the schema of the model")
-    add("--out", type=str, required=True, help="folder of all jobs")
+    add("--out", type=str | None, help="folder of all jobs")
     add("--name", type=str | None, help="of this one; default: the date, in UTC")
     add("--users", type=str | None, help="who gets a list: Parquet or CSV with `user_id` (and `query`), or @FILE")
     add("--k", type=int, default=100, help="items of each user")
@@ -73,6 +76,13 @@ def parser() -> ArgumentParser:
     add("--cache", type=str | None, help="where raw logs are prepared; default: in the job, until it is complete")
     add("--engine", type=Engine | None, help="what makes the parts; default: this process")
     add("--previous", type=str | None, help="a complete job: users for whom nothing has changed keep its lists")
+    add("--incremental", action="store_true", help="the same, of what is published")
+    add("--publish", action="store_true", help="check complete lists, and make them the ones to read")
+    add("--contract", type=str | None, help="what lists must hold to be published (YAML); default: --print_contract")
+    add("--keep", type=int | None, help="published jobs to keep, folders of older ones are removed; default: all")
+    add("--rollback", action="store_true", help="go back to what was published before")
+    add("--status", action="store_true", help="print the jobs of --out, and which is published")
+    add("--print_contract", action="store_true", help="print the default contract, as a file to change")
     add("--track", action="store_true", help="tell MLflow what was done")
     add("--json", action="store_true", help="print JSON")
     return arguments
@@ -93,6 +103,19 @@ def main(argv: list[str] | None = None) -> int:
     """
     arguments = parser()
     given = arguments.parse_args(argv)
+    if given.print_contract:
+        sys.stdout.write(DataContract().text())
+        return 0
+    if given.out is None:
+        arguments.error("name the folder of all jobs with --out")
+    if given.status:
+        print_status(Path(given.out), given.json)
+        return 0
+    if given.rollback:
+        go_back(Path(given.out))
+        return 0
+    if given.incremental and given.previous is not None:
+        arguments.error("--incremental follows what is published, --previous another job: give one of them")
     if given.model is None or given.log is None:
         arguments.error("name a model and its --log")
     with warnings.catch_warnings():
@@ -101,9 +124,15 @@ def main(argv: list[str] | None = None) -> int:
     config = config_of(made)
     from recsys.candidates.run import run_job
 
+    contract = DataContract() if made["contract"] is None else DataContract.read(made["contract"])
+    findings: list[Finding] = []
+
+    def publish(folder: Path) -> None:
+        findings.extend(check_and_publish(folder, contract, made["keep"]))
+
     try:
         with said_plainly(), user_progress() as progress:
-            outcome = run_job(config, made["engine"], progress=progress)
+            outcome = run_job(config, made["engine"], progress=progress, check=publish if made["publish"] else None)
     except KeyboardInterrupt:
         print(
             f"\nrecsys candidates: finished parts are kept in {Path(config.out) / config.name}; the same command with "
@@ -116,9 +145,12 @@ def main(argv: list[str] | None = None) -> int:
 
         track(outcome)
     if made["json"]:
-        print(json.dumps(summary(outcome), indent=2))
-    else:
-        Console().print(table(outcome))
+        print(json.dumps(summary(outcome) | {"findings": [finding._asdict() for finding in findings]}, indent=2))
+        return 0
+    console = Console()
+    console.print(table(outcome))
+    if made["publish"]:
+        console.print(findings_table(findings) if findings else f"{config.name} was published before")
     return 0
 
 
@@ -131,6 +163,8 @@ def config_of(given: dict[str, Any]) -> JobConfig:
     found = {name: given[name] for name in _OF_JOB}
     found |= {name: None if found[name] is None else tuple(found[name]) for name in _LISTS}
     found["name"] = found["name"] or datetime.now(UTC).date().isoformat()
+    if given["incremental"]:
+        found["previous"] = published_before(Path(given["out"]), found["name"])
     return JobConfig(**found, filter_seen=not given["seen"])
 
 

@@ -10,7 +10,9 @@ import pandas as pd
 import pytest
 
 from recsys.candidates import part as part_module
+from recsys.candidates.data_contract import DataContract
 from recsys.candidates.files import JobError
+from recsys.candidates.publishing import RefusedError
 from recsys.cli.candidates import config_of, main, parser
 from recsys.cli.main import run as run_command
 from recsys.features.tables import DataError
@@ -143,6 +145,42 @@ def test_ctrl_c_says_how_to_go_on(
     assert "finished parts are kept in" in said and "--name night" in said
     monkeypatch.undo()
     assert ask(capsys, *words)["parts_made"] == 1
+
+
+def test_nights_are_published_followed_and_gone_back_from(
+    finished: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*arguments(finished, tmp_path, "--publish"), "--name"]
+    with pytest.raises(JobError, match="incremental: nothing is published in"):
+        main([*words, "monday", "--incremental"])
+    (tmp_path / "limits.yaml").write_text("short_users: {refuse: null}\ncoverage: {refuse: 1.5}\n")
+    limits = ["--contract", str(tmp_path / "limits.yaml")]
+    with pytest.raises(RefusedError, match=r"complete, but not published: coverage: .*nothing is published"):
+        main([*words, "monday", *limits])
+    assert ask(capsys, "--out", str(tmp_path), "--status")["current"] is None
+    assert ask(capsys, *words, "monday")["parts_made"] == 0  # the lists are there, and held by the usual limits
+    tuesday = ask(capsys, *words, "tuesday", "--incremental")
+    assert tuesday["counts"]["kept"] == 30 and {found["level"] for found in tuesday["findings"]} == {"ok"}
+    assert ask(capsys, *words, "tuesday", "--incremental")["findings"] == []  # again, though it is published by now
+    status = ask(capsys, "--out", str(tmp_path), "--status")
+    assert (status["current"], status["before"]) == ("tuesday", ["monday"])
+    assert [(job["name"], job["state"]) for job in status["jobs"]] == [
+        ("monday", "published before"),
+        ("tuesday", "published"),
+    ]
+    assert main(["--out", str(tmp_path), "--rollback"]) == 0
+    assert "monday is published again" in capsys.readouterr().out
+    assert main(["--out", str(tmp_path), "--status"]) == 0
+    shown = capsys.readouterr().out
+    assert "rolled back monday, instead of tuesday" in shown and "complete" in shown
+    with pytest.raises(JobError, match="nothing was published before"):
+        main(["--out", str(tmp_path), "--rollback"])
+
+
+def test_the_contract_is_printed_as_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--print_contract"]) == 0
+    (tmp_path / "contract.yaml").write_text(capsys.readouterr().out)
+    assert DataContract.read(tmp_path / "contract.yaml") == DataContract()
 
 
 def test_the_name_is_the_date_where_none_is_given(finished: RunFolder, tmp_path: Path) -> None:
