@@ -128,7 +128,7 @@ def assigned(world: World, arms: Mapping[str, Policy], design: Design) -> np.nda
 def stream(
     world: World, arms: Mapping[str, Policy], design: Design, beside: Mapping[str, Policy] | None = None
 ) -> Iterator[Sessions]:
-    """The sessions of an experiment, day by day in blocks of users of one arm; arguments and errors as in `simulate`.
+    """The sessions of an experiment, day by day in blocks of one arm; arguments and errors as in `simulate`.
 
     Users who take no part are not simulated. Lists are those of the histories at the start of a day.
     """
@@ -144,7 +144,7 @@ def stream(
             visitors = ((running == number) & (times > 0)).nonzero().squeeze(1)
             draws = Draws.of(design.seed, day, number)
             block = min(each.policy.block(design.length) for each in (of_arm, *others.values()))
-            for users in visitors.split(block) if len(visitors) else ():
+            for users in _blocks(visitors, times[visitors], block):
                 part = behave(world, of_arm, (users, times[users]), histories, (day, number), draws, others)
                 if design.grow:
                     events.append(consumed(part, world.n_items))
@@ -152,6 +152,14 @@ def stream(
         if events:
             who, what = (torch.cat(column) for column in zip(*events, strict=True))
             histories = histories.grown(who, what, world.start + (day + design.before) * SECONDS_PER_DAY)
+
+
+def _blocks(users: Tensor, times: Tensor, size: int) -> Sequence[Tensor]:
+    """Users in their order, cut where `size` sessions are full: no block has more, but for the last user of it."""
+    if not len(users):
+        return ()
+    block = (times.cumsum(0) - times) // size
+    return users.split(torch.unique_consecutive(block, return_counts=True)[1].tolist())
 
 
 def remember(world: World, sessions: Sessions) -> World:

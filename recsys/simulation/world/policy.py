@@ -14,7 +14,7 @@ from recsys.simulation.world.model_ids import ModelIds
 from recsys.simulation.world.rules import Choice, Greedy, Rule
 
 BLOCK_BYTES = 32 * 2**20
-"""Candidates held at a time: users x candidates x 12 bytes. Scores of a model without vectors likewise."""
+"""Candidates held at a time: sessions x candidates x 12 bytes. Scores of a model without vectors likewise."""
 USER_BLOCK = 1024
 """Users whose histories a model reads at a time."""
 
@@ -79,7 +79,7 @@ class Policy:
         return found
 
     def block(self, length: int) -> int:
-        """How many users are ranked at a time."""
+        """How many sessions are simulated at a time."""
         return max(64, min(16_384, BLOCK_BYTES // (12 * self.candidates(length))))
 
     def rank(self, users: Tensor, histories: Histories, length: int) -> TopK:

@@ -294,13 +294,19 @@ def test_a_world_goes_on_where_an_experiment_ended() -> None:
 
 
 def test_sessions_stream_in_blocks() -> None:
-    """A small block bounds what is held at a time, whatever the number of users."""
-    world = small(n_users=3_000, n_items=30, visits=1.0)
+    """A small block bounds what is held at a time, whatever the number of users and of their sessions."""
+    world = small(n_users=3_000, n_items=30, visits=3.0)
     policy = best(world, PlackettLuce())
     policy.block = lambda length: 128  # type: ignore[method-assign]
-    parts = list(stream(world, {"all": policy}, Design(days=2, length=4)))
-    assert max(len(torch.unique(part.user)) for part in parts) == 128
+    design = Design(days=2, length=4)
+    parts = list(stream(world, {"all": policy}, design))
+    most = int(max(torch.bincount(part.user).max() for part in parts))
+    assert len(parts) > 100 and max(map(len, parts)) < 128 + most
     assert all((part.user.diff() >= 0).all() and len(torch.unique(part.day)) == 1 for part in parts)
+    users = torch.cat([torch.unique(part.user) for part in parts if part.day[0] == 0])
+    assert (users.diff() > 0).all()  # nobody is in two blocks, and nobody is left out
+    (whole,) = (part for part in stream(world, {"all": best(world)}, design) if part.day[0] == 0)
+    assert torch.equal(users, torch.unique(whole.user))
 
 
 def test_a_policy_of_another_catalogue_is_refused() -> None:
