@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -22,7 +23,13 @@ class FittedRewards(Protocol):
         An action that the log does not know, -1, gets any finite number.
         """
 
-    def pull(self, log: BanditLog, mass: NDArray[np.float64]) -> NDArray[np.float64]:
+    def asked(self, log: BanditLog, rounds: NDArray[np.int64], block: Block) -> Tensor:
+        """What `pull` must know of the sum of predictions for rounds `[b]`, weighed by a block `[b, C]`.
+
+        Float64 of any one shape; that of two sums together is their sum.
+        """
+
+    def pull(self, log: BanditLog, asked: Tensor) -> NDArray[np.float64]:
         """How far each round that it was fitted to pulls a sum of predictions, to first order.
 
         That is the derivative of the sum by the weight of the round in the fit (infinitesimal jackknife). Zeros leave
@@ -30,7 +37,7 @@ class FittedRewards(Protocol):
 
         Args:
             log: the log.
-            mass: `[P, A]`, how often the prediction for each action at each position stands in the sum.
+            asked: the sum, as `asked` tells.
 
         Returns:
             `[N]` float64, 0 for a round that it was not fitted to.
@@ -84,20 +91,25 @@ class MeansByAction:
         self._means = {torch.float64: double, torch.float32: double.float()}
         self._rounds, self._shrinkage = rounds, shrinkage
 
-    def pull(self, log: BanditLog, mass: NDArray[np.float64]) -> NDArray[np.float64]:
-        position, action = log.position[self._rounds], log.action[self._rounds]
-        reward, means = log.reward[self._rounds], self._means[torch.float64].numpy()
-        rounds = np.bincount(position, minlength=len(mass))
-        counted = np.bincount(position * mass.shape[1] + action, minlength=mass.size).reshape(mass.shape)
-        of_cell = mass / np.maximum(counted + self._shrinkage, 1e-12)
-        # The mean of a position, towards which all of its actions are shrunk, moves with every round there.
-        of_position = self._shrinkage * of_cell.sum(1) / np.maximum(rounds, 1)
-        mean = np.bincount(position, weights=reward, minlength=len(mass)) / np.maximum(rounds, 1)
-        found = np.zeros(len(log))
-        found[self._rounds] = of_cell[position, action] * (reward - means[position, action]) + of_position[position] * (
-            reward - mean[position]
+    def asked(self, log: BanditLog, rounds: NDArray[np.int64], block: Block) -> Tensor:
+        """`[P, A]`, the weight of each action at each position."""
+        mass = torch.zeros(len(log.positions), log.n_actions, dtype=torch.float64)
+        position = torch.from_numpy(log.position[rounds])
+        if block.actions is not None:
+            known = block.actions >= 0
+            cell = position[:, None] * log.n_actions + block.actions
+            mass.view(-1).index_add_(0, cell[known], block.probability[known].double())
+        elif len(mass) == 1:
+            mass[0] = block.probability.sum(0)
+        else:
+            mass.index_add_(0, position, block.probability.double())
+        return mass
+
+    def pull(self, log: BanditLog, asked: Tensor) -> NDArray[np.float64]:
+        values = log.reward[self._rounds]
+        return pull_of_means(
+            log, self._rounds, values, self._means[torch.float64].numpy(), self._shrinkage, asked.numpy()
         )
-        return found
 
     def predict(self, log: BanditLog, rounds: NDArray[np.int64], block: Block) -> Tensor:
         means = self._means[block.probability.dtype]
@@ -123,6 +135,28 @@ def shrunk_means(
     unseen = counts + shrinkage == 0
     shrunk = (sums + shrinkage * of_position) / np.where(unseen, 1, counts + shrinkage)
     return np.where(unseen, of_position, shrunk)
+
+
+def pull_of_means(
+    log: BanditLog,
+    rounds: NDArray[np.int64],
+    values: NDArray[np.float64],
+    means: NDArray[np.float64],
+    shrinkage: float,
+    mass: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """`[N]` derivatives of `sum(mass * means)` by the weight of each round in `shrunk_means` of values `[n]`."""
+    position, action = log.position[rounds], log.action[rounds]
+    n = np.maximum(np.bincount(position, minlength=len(mass)), 1)
+    counted = np.bincount(position * mass.shape[1] + action, minlength=mass.size).reshape(mass.shape)
+    of_cell = mass / np.maximum(counted + shrinkage, 1e-12)
+    # The mean of a position, towards which all of its actions are shrunk, moves with every round there.
+    of_position = shrinkage * of_cell.sum(1) / n
+    mean = np.bincount(position, weights=values, minlength=len(mass)) / n
+    found = np.zeros(len(log))
+    found[rounds] = of_cell[position, action] * (values - means[position, action])
+    found[rounds] += of_position[position] * (values - mean[position])
+    return found
 
 
 class CrossFitted:
@@ -152,18 +186,29 @@ class CrossFitted:
         fold = folds_of(log, folds, seed)
         return cls([model.fit(log, np.flatnonzero(fold != number)) for number in range(folds)], fold)
 
-    def predict(self, log: BanditLog, rounds: NDArray[np.int64], block: Block) -> Tensor:
+    def parts(self, rounds: NDArray[np.int64], block: Block) -> Iterator[tuple[int, NDArray[np.int64], Block]]:
+        """The folds of rounds `[b]`: number, the rows of the block that belong to it, and that part of the block."""
         fold = self.fold[rounds]
         present = np.unique(fold)
         if len(present) == 1:
-            return self.models[present[0]].predict(log, rounds, block)
-        found = torch.empty_like(block.probability)
+            yield int(present[0]), np.arange(len(rounds)), block
+            return
         for number in present:
             here = np.flatnonzero(fold == number)
             at = torch.from_numpy(here)
-            actions = None if block.actions is None else block.actions[at]
-            part = Block(block.probability[at], actions)
-            found[at] = self.models[number].predict(log, rounds[here], part)
+            yield int(number), here, Block(block.probability[at], None if block.actions is None else block.actions[at])
+
+    def predict(self, log: BanditLog, rounds: NDArray[np.int64], block: Block) -> Tensor:
+        """Predictions `[b, C]`, of the dtype of the block, each by the model of the fold of its round."""
+        made = {
+            number: (at, self.models[number].predict(log, rounds[at], part))
+            for number, at, part in self.parts(rounds, block)
+        }
+        if len(made) == 1:
+            return next(iter(made.values()))[1]
+        found = torch.empty_like(block.probability)
+        for at, predicted in made.values():
+            found[torch.from_numpy(at)] = predicted
         return found
 
 

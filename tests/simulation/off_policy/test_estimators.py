@@ -44,7 +44,10 @@ class Known:
             return self.q.expand(len(rounds), -1)
         return self.q[block.actions]
 
-    def pull(self, log: BanditLog, mass: np.ndarray) -> np.ndarray:
+    def asked(self, log: BanditLog, rounds: np.ndarray, block: Block) -> torch.Tensor:
+        return torch.zeros(1, dtype=torch.float64)
+
+    def pull(self, log: BanditLog, asked: torch.Tensor) -> np.ndarray:
         return np.zeros(len(log))
 
 

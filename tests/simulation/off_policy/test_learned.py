@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.choices import TopKUniform
@@ -52,7 +53,7 @@ def test_the_pull_is_the_derivative_by_the_weight_of_a_round(shrinkage: float) -
         moved = [weight + step * (np.arange(n) == i) for step in (1e-5, -1e-5)]
         up, down = ((mass * shrunk(log, each, shrinkage)).sum() for each in moved)
         by_hand[i] = (up - down) / 2e-5
-    assert model.pull(log, mass) == pytest.approx(by_hand, abs=1e-7)
+    assert model.pull(log, torch.from_numpy(mass)) == pytest.approx(by_hand, abs=1e-7)
 
 
 @pytest.mark.parametrize("lists", [False, True])
@@ -75,7 +76,7 @@ def test_pulls_count_what_the_policy_asks_for(lists: bool, budget: int) -> None:
         for row in np.flatnonzero(rewards.fold == fold):
             mass[0] += pi[row]
             mass[0, log.action[row]] -= weights[row]
-        by_hand += model.pull(log, mass)
+        by_hand += model.pull(log, torch.from_numpy(mass))
     found = rounds_of(log, policy, rewards, budget).pull(weights)
     assert found == pytest.approx(by_hand - by_hand.mean(), abs=1e-12)
 
