@@ -147,6 +147,34 @@ def stopping(random: np.random.Generator, experiments: int, users: int, level: f
     return rows
 
 
+def returning(random: np.random.Generator, experiments: int, users: int, days: int, level: float) -> dict[str, Any]:
+    """A/A tests that are looked at daily while users come back, with a metric per impression and one per user."""
+    names = [
+        f"{metric}, {test}"
+        for metric in ("clicks per impression so far", "clicks per user so far")
+        for test in ("plain test, daily", "confidence sequence, daily", "plain test at the end")
+    ]
+    found = dict.fromkeys(names, 0)
+    planned: dict[int, float] = {}
+    for _ in range(experiments):
+        visits = random.random((2, users, days)) < random.beta(0.5, 2.0, (2, users, 1))
+        shown = np.where(visits, 1 + random.poisson(SHOWN, visits.shape), 0)
+        liking = random.beta(SPREAD * TASTE, SPREAD * (1 - TASTE), (2, users, 1))
+        clicks = random.binomial(shown, liking).cumsum(2).astype(np.float64)
+        for place, below in enumerate((shown.cumsum(2).astype(np.float64), np.ones_like(clicks))):
+            ratio = clicks.sum(1) / below.sum(1)
+            left = clicks - ratio[:, None] * below
+            variance = ((left**2).sum(1) / (users - 1) / users / below.mean(1) ** 2).sum(0)
+            difference = ratio[1] - ratio[0]
+            # Known before the start, as that of an earlier experiment is.
+            mixture = planned.setdefault(place, mixture_variance(float(variance[-1]), level))
+            plain = np.abs(difference) > norm.ppf(1 - level / 2) * np.sqrt(variance)
+            p = confidence_sequence(difference, variance, mixture, level).p_value[-1]
+            for name, wrong in zip(names[3 * place :], (plain.any(), p <= level, plain[-1]), strict=False):
+                found[name] += bool(wrong)
+    return {name: share(count, experiments) for name, count in found.items()}
+
+
 def power(random: np.random.Generator, experiments: int, level: float) -> dict[str, Any]:
     """Planned and reached power: means, ratios, unequal arms, and with a covariate."""
     rows: dict[str, Any] = {}

@@ -46,6 +46,7 @@ def sizes(smoke: bool) -> dict[str, dict[str, Any]]:
             "cuped": {"users": 2000},
             "sample_ratio": {"experiments": 10, "users": 1000},
             "interleaving": {"experiments": 10, "users": 200},
+            "returning": {"experiments": 10, "users": 200, "days": 7},
         }
     return {
         "fixed": {"experiments": 10_000, "users": 1000},
@@ -55,6 +56,7 @@ def sizes(smoke: bool) -> dict[str, dict[str, Any]]:
         "cuped": {"users": 200_000},
         "sample_ratio": {"experiments": 2000, "users": 20_000},
         "interleaving": {"experiments": 300, "users": 2000},
+        "returning": {"experiments": 4000, "users": 1000, "days": 28},
     }
 
 
@@ -72,6 +74,7 @@ def functions() -> dict[str, Callable[..., dict[str, Any]]]:
         "cuped": drawn(parts.cuped_reductions),
         "sample_ratio": drawn(parts.sample_ratio),
         "interleaving": interleaving,
+        "returning": drawn(parts.returning, level=LEVEL),
     }
 
 

@@ -54,6 +54,11 @@ def test_published_tests_keep_their_promises() -> None:
     assert naive["low"] > 0.05
     assert looked["confidence sequence, a look at every user"]["high"] <= 0.05
     assert looked["plain test, 20 looks"]["low"] > 0.2
+    for name, row in published("returning").items():
+        if name.endswith("at the end"):
+            assert row["low"] <= 0.05 <= row["high"]
+        else:
+            assert row["high"] <= 0.05 if "sequence" in name else row["low"] > 0.1
     assert all(abs(row["share"] - row["planned"]) <= 0.03 for row in published("power").values())
     for row in published("cuped").values():
         if (expected := row["squared correlation"]) is not None:
@@ -86,6 +91,12 @@ def test_the_page_shows_what_the_study_has_found() -> None:
         f"needs {mean_users['2 times the planned effect']:.0%}".replace("%", " %"),
     ):
         assert told in flat, told
+    daily = [100 * row["share"] for name, row in published("returning").items() if name.endswith("daily")]
+    assert (
+        f"{daily[0]:.1f} % of the plain tests found an effect on clicks per impression so far, and {daily[1]:.1f} %"
+        in flat
+    )
+    assert f"For clicks per user so far these were {daily[2]:.1f} % and {daily[3]:.1f} %" in flat
     for name, row in published("interleaving").items():
         ratio = row["ratio of sessions"]
         assert f"{ratio['value']:.1f} [{ratio['low']:.1f}, {ratio['high']:.1f}] times fewer" in flat, name

@@ -61,15 +61,17 @@ def test_lower_may_be_better() -> None:
 def test_a_treatment_without_gain_is_shipped_and_stopped_as_seldom_as_said() -> None:
     """Three goals and two guardrails without an effect: either error by any of them is as rare as one would be."""
     random, runs, level = np.random.default_rng(4), 1500, 0.1
-    verdicts = []
+    verdicts, alone = [], []
     for _ in range(runs):
         effects = [welch(random.normal(1, 1, 60), random.normal(1, 1, 60)) for _ in range(5)]
         goals = {f"goal {n}": Goal(effect) for n, effect in enumerate(effects[:3])}
         rails = {f"rail {n}": Guardrail(effect, absolute=2.0) for n, effect in enumerate(effects[3:])}
         verdicts.append(decide(goals, rails, level=level).verdict)
+        alone.append(decide({"goal": goals["goal 0"]}, {}, level=level).verdict)
     error = 4 * math.sqrt(level / 2 / runs)
     assert abs(verdicts.count("ship") / runs - level / 2) < error
     assert verdicts.count("do not ship") / runs < level / 2 + error
+    assert abs(alone.count("do not ship") / runs - level / 2) < error
 
 
 def test_a_guardrail_at_its_margin_is_passed_as_seldom_as_said() -> None:
