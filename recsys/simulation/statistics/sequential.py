@@ -59,7 +59,7 @@ class RunningSums(NamedTuple):
             looks: `[T]` integers, how many users each look sees.
 
         Raises:
-            ExperimentError: a look sees nobody, more than there are, or no more than the one before; a value is missing.
+            ExperimentError: a look sees nobody, more than there are, or no more than the last one; a value is missing.
 
         Example:
             >>> RunningSums.of([1.0, 3.0, 2.0], [2, 3]).total
