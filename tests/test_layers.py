@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LAYERS: list[set[str]] = [
-    {"features"},
+    {"documents", "features"},
     {"losses", "models"},
     {"unbiased", "denoising"},
     {"training", "retrieval"},

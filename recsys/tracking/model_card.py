@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from recsys.documents.document import Document, Paragraph, Picture, Section
+from recsys.documents.page import to_page
 from recsys.evaluation.evaluation_set import EvaluationSet
 from recsys.models.artefact import ArtefactError
-from recsys.tracking.cards.document import Document, Paragraph, Picture, Section
 from recsys.tracking.cards.judged import Group, groups_of
 from recsys.tracking.cards.limits import GateVerdict, limits_section, use_section
 from recsys.tracking.cards.markdown import to_markdown
 from recsys.tracking.cards.origin import data_section, loading_section, model_section, training_section
-from recsys.tracking.cards.page import to_page
 from recsys.tracking.cards.results import coverage_section, protocol_section, results_section
 from recsys.tracking.cards.saved_model import SavedModel
 from recsys.tracking.cards.slices import calibration_section, slices_section

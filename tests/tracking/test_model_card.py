@@ -12,12 +12,12 @@ from types import SimpleNamespace
 import pytest
 from markdown_it import MarkdownIt
 
+from recsys.documents.document import LEAST, Document, Facts, Paragraph, Picture, Points, Section, Strong, Table
+from recsys.documents.page import to_page
 from recsys.evaluation.result import Evaluation, compare_evaluations
 from recsys.evaluation.slices import by_history_length, recall_by_group
 from recsys.tracking import model_card
-from recsys.tracking.cards.document import LEAST, Document, Facts, Paragraph, Picture, Points, Section, Strong, Table
 from recsys.tracking.cards.markdown import GAP, escaped, to_markdown
-from recsys.tracking.cards.page import to_page
 from recsys.tracking.cards.verdicts import with_verdicts
 from recsys.tracking.mlflow_run import SMALL_BYTES
 from recsys.tracking.model_card import PAGE, ModelCard, leave_card

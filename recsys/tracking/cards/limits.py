@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Protocol
 
-from recsys.tracking.cards.document import Code, Line, Points, Section, clipped
+from recsys.documents.document import Code, Line, Points, Section, clipped
 from recsys.tracking.cards.judged import Group
 from recsys.tracking.cards.saved_model import SavedModel
 from recsys.tracking.cards.slices import small_slices

@@ -5,15 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from recsys.tracking.cards.document import (
+from recsys.documents.document import (
     LEAST,
+    Answer,
     Block,
     Code,
     Document,
+    Drawing,
     Facts,
+    Figures,
     Line,
     Listing,
     Paragraph,
+    Picture,
     Points,
     Section,
     Strong,
@@ -105,7 +109,11 @@ def _block(block: Block, page: str, rows: int) -> str:
             return f"{fence}{language}\n{text}\n{fence}"
         case Table():
             return _table(block, page, len(block.rows) if block.text else rows)
-        case _:  # a picture
+        case Figures(entries):
+            return "\n".join(f"- {escaped(name)}: {escaped(number)}, {escaped(more)}" for name, number, more in entries)
+        case Answer(_, said, more):
+            return f"**{escaped(said)}** {escaped(more)}".strip()
+        case Picture() | Drawing():
             return ""
 
 

@@ -8,8 +8,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
+from recsys.documents.document import LEAST, Block, Code, Facts, Line, Listing, Picture, Section, clipped
 from recsys.evaluation.evaluation_set import EvaluationSet
-from recsys.tracking.cards.document import LEAST, Block, Code, Facts, Line, Listing, Picture, Section, clipped
 from recsys.tracking.cards.saved_model import SavedModel
 from recsys.tracking.record import RunRecord
 from recsys.tracking.run_folder import RunFolder

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from recsys.evaluation.intervals import Comparison, Interval
-from recsys.evaluation.report import protocol
-from recsys.tracking.cards.document import (
+from recsys.documents.document import (
     LEAST,
     Block,
     Code,
@@ -20,6 +18,8 @@ from recsys.tracking.cards.document import (
     Words,
     clipped,
 )
+from recsys.evaluation.intervals import Comparison, Interval
+from recsys.evaluation.report import protocol
 from recsys.tracking.cards.judged import KINDS, Group, Judged
 
 

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from recsys.documents.document import LEAST, Block, Facts, Paragraph, Picture, Section, Table, Words
 from recsys.evaluation.plots import FEW
 from recsys.evaluation.slices import by_history_length, recall_by_decile, recall_by_group
-from recsys.tracking.cards.document import LEAST, Block, Facts, Paragraph, Picture, Section, Table, Words
 from recsys.tracking.cards.judged import Group, Judged
 from recsys.tracking.cards.results import capital
 from recsys.tracking.run_folder import RunFolder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 
-from recsys.tracking.cards.document import MOST_CHARACTERS, Section, Table, Words, clipped
+from recsys.documents.document import MOST_CHARACTERS, Section, Table, Words, clipped
 from recsys.tracking.cards.limits import LIMITS, NOT_JUDGED, UNASKED, GateVerdict, of_gates
 from recsys.tracking.cards.markdown import LIMIT, escaped, left_out_line, section_text
 

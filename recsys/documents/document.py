@@ -1,4 +1,4 @@
-"""The parts of a document that is written twice, as Markdown and as a page of HTML.
+"""The parts of a document that people read, as a page of HTML or as Markdown.
 
 Text is plain here: what comes from data is escaped where it is written, and nowhere else.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 MOST_CHARACTERS = 300
 """Length at which a text that comes from data is cut."""
@@ -86,6 +87,45 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Drawing:
+    """A chart that is part of a page, drawn in its colours.
+
+    Attributes:
+        title: what it shows.
+        svg: an `svg` element, whose maker has escaped what comes from data.
+    """
+
+    title: str
+    svg: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """A few numbers that stand out.
+
+    Attributes:
+        entries: name, number and explanation of each.
+    """
+
+    entries: tuple[tuple[str, str, str], ...]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a document comes to, said first.
+
+    Attributes:
+        tone: what it means for the reader.
+        text: a sentence.
+        more: what it rests on.
+    """
+
+    tone: Literal["good", "bad", "open"]
+    text: str
+    more: str = ""
+
+
+@dataclass(frozen=True)
 class Listing:
     """Lines of code.
 
@@ -98,7 +138,7 @@ class Listing:
     language: str
 
 
-Block = Paragraph | Points | Facts | Table | Picture | Listing
+Block = Paragraph | Points | Facts | Table | Picture | Drawing | Figures | Answer | Listing
 
 
 @dataclass(frozen=True)
@@ -120,10 +160,17 @@ class Section:
 
 @dataclass(frozen=True)
 class Document:
-    """A title and its sections."""
+    """A title and its sections.
+
+    Attributes:
+        title: of the whole.
+        sections: in their order.
+        lead: what stands between them.
+    """
 
     title: str
     sections: tuple[Section, ...]
+    lead: tuple[Block, ...] = ()
 
 
 def clipped(text: str, most: int = MOST_CHARACTERS) -> str:

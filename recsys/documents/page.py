@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from html import escape
 from pathlib import Path
 
-from recsys.tracking.cards.document import (
+from recsys.documents.document import (
+    Answer,
     Block,
     Code,
     Document,
+    Drawing,
     Facts,
+    Figures,
     Line,
     Listing,
     Paragraph,
@@ -27,9 +30,10 @@ _AROUND = 100
 """Bytes at most that showing a picture takes beside its content and its title."""
 _STYLE = """
 :root { color-scheme: light dark; --ground: #ffffff; --ink: #1f2933; --soft: #52606d; --line: #d9dee4;
-  --raised: #f4f6f8; --mark: #0072b2; }
+  --raised: #f4f6f8; --mark: #0072b2; --other: #b35400; --good: #00734f; --bad: #b3261e; --open: #7a5c00; }
 @media (prefers-color-scheme: dark) {
-  :root { --ground: #12181f; --ink: #e4e7eb; --soft: #9fb0c0; --line: #323f4b; --raised: #1c242d; --mark: #56b4e9; }
+  :root { --ground: #12181f; --ink: #e4e7eb; --soft: #9fb0c0; --line: #323f4b; --raised: #1c242d; --mark: #56b4e9;
+    --other: #f0a04b; --good: #4cc38a; --bad: #ff8a80; --open: #e5c07b; }
 }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--ground); color: var(--ink); font: 16px/1.55 system-ui, sans-serif; }
@@ -56,6 +60,20 @@ tbody th { font-weight: 400; }
 .numbers th + th, .numbers td { text-align: right; white-space: nowrap; padding: .35rem 0 .35rem 1.4rem; }
 td strong, th strong { color: var(--mark); }
 summary { cursor: pointer; color: var(--mark); margin-bottom: 1rem; }
+figcaption { color: var(--soft); font-size: .92rem; padding-bottom: .4rem; }
+.answer { border-left: 6px solid var(--tone); background: var(--raised); border-radius: 0 6px 6px 0;
+  padding: 1rem 1.25rem .25rem; margin: 0 0 1.5rem; }
+.answer strong { font-size: 1.35rem; line-height: 1.3; }
+.good { --tone: var(--good); } .bad { --tone: var(--bad); } .open { --tone: var(--open); }
+.figures { grid-template-columns: repeat(auto-fit, minmax(12.5rem, 1fr)); gap: .75rem; }
+.figures div { background: var(--raised); border-radius: 6px; padding: .75rem 1rem; }
+.figures dd { font-size: .92rem; }
+.figures .number { font-size: 1.6rem; font-weight: 600; line-height: 1.3; font-variant-numeric: tabular-nums; }
+svg { display: block; width: 100%; height: auto; font: 13px system-ui, sans-serif; fill: var(--ink); }
+svg .axis { fill: var(--soft); } svg .grid { stroke: var(--line); } svg .zero { stroke: var(--ink); }
+svg .mark { fill: var(--mark); stroke: var(--mark); } svg .other { fill: var(--other); stroke: var(--other); }
+svg .band { fill-opacity: .22; stroke: none; } svg .line { fill: none; stroke-width: 2.25; }
+svg .dashed { stroke-dasharray: 6 4; } svg .quiet { fill: var(--soft); stroke: var(--soft); }
 img { max-width: 100%; max-height: 32rem; background: #ffffff; border: 1px solid var(--line); border-radius: 6px; }
 """
 _HEAD = """<!doctype html>
@@ -98,8 +116,9 @@ def to_page(document: Document, limit: int) -> str:
 
 
 def _page(document: Document, shown: Mapping[Path, str]) -> str:
+    lead = "".join(_block(block, shown) for block in document.lead)
     sections = "".join(_section(section, shown) for section in document.sections)
-    return _HEAD.format(title=escape(document.title), style=_STYLE) + sections + _FOOT
+    return _HEAD.format(title=escape(document.title), style=_STYLE) + lead + sections + _FOOT
 
 
 def _section(section: Section, shown: Mapping[Path, str]) -> str:
@@ -130,8 +149,19 @@ def _block(block: Block, shown: Mapping[Path, str]) -> str:
             return f"<pre><code>{escape(text)}</code></pre>\n"
         case Picture(title, path):
             return _picture(title, path, shown)
+        case Drawing(title, svg):
+            return f"<figure>\n<figcaption>{escape(title)}</figcaption>\n{svg}</figure>\n"
+        case Figures(entries):
+            return f'<dl class="figures">\n{"".join(_figure(*entry) for entry in entries)}</dl>\n'
+        case Answer(tone, text, more):
+            said = f"<p>{escape(more)}</p>\n" if more else ""
+            return f'<div class="answer {tone}">\n<p><strong>{escape(text)}</strong></p>\n{said}</div>\n'
         case Table():
             return _table(block)
+
+
+def _figure(name: str, number: str, meaning: str) -> str:
+    return f'<div><dt>{escape(name)}</dt><dd class="number">{escape(number)}</dd><dd>{escape(meaning)}</dd></div>\n'
 
 
 def _picture(title: str, path: Path, shown: Mapping[Path, str]) -> str:

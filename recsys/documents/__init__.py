@@ -1,0 +1,1 @@
+"""Documents for people, as pages that need nothing else: words, tables, pictures, drawings."""
