@@ -16,6 +16,9 @@ from recsys.features.event_log import EventLog
 from recsys.simulation.world.preferences import Preferences, partners
 from recsys.simulation.world.seeds import generator
 
+_BLOCK = 2**14
+"""Pairs that are multiplied at a time, so that their factors stay in the cache."""
+
 
 class Fit(NamedTuple):
     """Preferences, and how good they are on events that neither factors nor calibration saw.
@@ -161,11 +164,15 @@ def fit_pairs(
 
 def _logits(parameters: list[Tensor], user: Tensor, item: Tensor) -> Tensor:
     users, items, user_bias, item_bias, level = parameters
-    return (users[user] * items[item]).sum(1) + user_bias[user] + item_bias[item] + level
+    found = torch.empty(len(user))
+    for out, u, i in zip(found.split(_BLOCK), user.split(_BLOCK), item.split(_BLOCK), strict=True):
+        product = np.einsum("nd,nd->n", users.numpy()[u.numpy()], items.numpy()[i.numpy()])
+        out.copy_(torch.from_numpy(product) + user_bias[u] + item_bias[i] + level)
+    return found
 
 
 def _gradients(parameters: list[Tensor], pairs: Pairs, penalty: float) -> list[Tensor]:
-    """Of the penalised mean negative log-likelihood. Sparse products take a tenth of the time of embeddings backward."""
+    """Of the penalised mean negative log-likelihood, by sparse products: embeddings backward take far longer."""
     user, item, label = pairs
     off = (torch.sigmoid(_logits(parameters, user, item)) - label).numpy()
     users, items, user_bias, item_bias, _ = parameters

@@ -1,0 +1,1 @@
+"""A champion against challengers in a simulated world: the experiment, its analyses, and what follows."""

@@ -1,0 +1,1 @@
+"""What comparisons and off-policy estimates say, as pages for people."""
