@@ -114,6 +114,38 @@ def default_estimators() -> list[Estimator]:
     ]
 
 
+def estimates_of(
+    terms: Mapping[str, Terms],
+    observed: NDArray[np.float64],
+    unit: NDArray[np.int64],
+    method: IntervalMethod,
+    level: float,
+    parameters: Mapping[str, float | None] | None = None,
+) -> dict[str, Estimate]:
+    """Estimates with their intervals, and with gains over the rewards `[N]` that were observed.
+
+    Args:
+        terms: by the name of the estimator.
+        observed: of each round or slate.
+        unit: `[N]` int64, code of the user.
+        method: makes intervals.
+        level: an interval misses with this chance.
+        parameters: that were chosen, by the name of the estimator; None: none was.
+    """
+    gains = {f"gain of {name}": each.minus(observed) for name, each in terms.items()}
+    found = method.intervals({**terms, **gains}, unit, level)
+    return {
+        name: Estimate(
+            each.value,
+            *found[name],
+            each.value - float(observed.mean()),
+            *found[f"gain of {name}"],
+            None if parameters is None else parameters[name],
+        )
+        for name, each in terms.items()
+    }
+
+
 def evaluate_policies(
     log: BanditLog,
     policies: Mapping[str, Policy],
@@ -185,17 +217,6 @@ def evaluate_policies(
             if isinstance(estimator, Tuned):
                 parameter, estimator = estimator.chosen(rounds)
             terms[estimator.name], parameters[estimator.name] = estimator(rounds), parameter
-        gains = {f"gain of {key}": each.minus(log.reward) for key, each in terms.items()}
-        found = method.intervals({**terms, **gains}, log.unit, level)
-        estimates = {
-            key: Estimate(
-                each.value,
-                *found[key],
-                each.value - logged.value,
-                *found[f"gain of {key}"],
-                parameters[key],
-            )
-            for key, each in terms.items()
-        }
+        estimates = estimates_of(terms, log.reward, log.unit, method, level, parameters)
         reports[name] = PolicyReport(diagnostics, [], estimates)
     return OffPolicyReport(len(log), len(np.unique(log.unit)), logged.value, low, high, level, reports)

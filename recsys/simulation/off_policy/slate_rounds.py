@@ -70,10 +70,7 @@ def slate_rounds(
     """
     place = places_of(log)
     slates, positions = place.shape
-    counts = np.ones(positions) if position_weights is None else np.asarray(position_weights, dtype=np.float64)
-    if len(counts) != positions:
-        raise LogError(f"{log.origin}: {positions} positions need a weight each, not {len(counts)}")
-    value = log.reward * counts[log.position]
+    value = weighted_rewards(log, position_weights)
     fold = folds_of(log, folds, seed)
     chance, predicted, expected = (np.zeros(len(log)) for _ in range(3))
     below = np.zeros(slates)
@@ -101,6 +98,28 @@ def slate_rounds(
         expected=np.where(shown, expected[at], 0.0),
         unit=log.unit[place.max(1)],
     )
+
+
+def weighted_rewards(log: BanditLog, position_weights: Sequence[float] | None = None) -> NDArray[np.float64]:
+    """`[N]` rewards times the weight of their position.
+
+    Raises:
+        LogError: a position has no weight.
+    """
+    if position_weights is None:
+        return log.reward
+    if len(position_weights) != len(log.positions):
+        raise LogError(f"{log.origin}: {len(log.positions)} positions need a weight each, not {len(position_weights)}")
+    return log.reward * np.asarray(position_weights, dtype=np.float64)[log.position]
+
+
+def observed_slates(
+    log: BanditLog, position_weights: Sequence[float] | None = None
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """`[S]` logged reward of each slate, and `[S]` its user."""
+    place = places_of(log)
+    value = weighted_rewards(log, position_weights)
+    return np.where(place >= 0, value[place.clip(min=0)], 0.0).sum(1), log.unit[place.max(1)]
 
 
 @torch.no_grad()

@@ -12,6 +12,8 @@ import torch
 
 from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
 from recsys.simulation.off_policy.choices import Softmax, TopKUniform
+from recsys.simulation.off_policy.diagnostics import Limits
+from recsys.simulation.off_policy.evaluate_slates import evaluate_slates
 from recsys.simulation.off_policy.policies import TablePolicy
 from recsys.simulation.off_policy.ranked_policy import RankedPolicy, places_of
 from recsys.simulation.off_policy.scored_policy import Scored
@@ -179,6 +181,32 @@ def test_positions_that_are_filled_independently_and_slates_that_are_short() -> 
     assert slates.marginal == pytest.approx(np.array([[3.6, 3.2], [1, 3.2], [0.4, 0.8]]))
     with pytest.raises(LogError, match="2 positions need a weight each, not 1"):
         slate_rounds(log, policy, position_weights=[1.0])
+
+
+def test_a_report_of_slates() -> None:
+    log = draw(3000, 0)
+    policies = {
+        "new": RankedPolicy(Fixed(TARGET), Softmax(), log),
+        "logging": RankedPolicy(Fixed(LOGGING), Softmax(), log),
+    }
+    report = evaluate_slates(log, policies, level=0.001)
+    found = report.policies["new"].estimates
+    assert list(found) == ["RIPS", "cascade DR"] and all(each.low < VALUE < each.high for each in found.values())
+    assert report.rounds == report.users == 3000 and report.logged == pytest.approx(log.reward.sum() / 3000)
+    same = report.policies["logging"].estimates["RIPS"]
+    assert same.value == pytest.approx(report.logged) and same.gain == pytest.approx(0, abs=1e-12)
+    uniform = TablePolicy(np.full((1, ACTIONS), 1 / ACTIONS), np.zeros(len(log), dtype=np.int64))
+    anything = Limits(1.0, 0.0, 0.0)
+    first = evaluate_slates(log, {"uniform": uniform}, limits=anything, position_weights=[1, 0, 0])
+    assert list(first.policies["uniform"].estimates) == ["IIPS", "RIPS", "cascade DR"]
+    assert (
+        first.policies["uniform"].estimates["IIPS"].low
+        < LIKED.mean()
+        < first.policies["uniform"].estimates["IIPS"].high
+    )
+    never = Fixed(np.array([-np.inf, 1.0, 0.0, 0.0]))
+    refused = evaluate_slates(log, {"far": RankedPolicy(never, Softmax(), log)}, limits=Limits(effective_rounds=1e9))
+    assert refused.policies["far"].refusals and not refused.policies["far"].estimates
 
 
 def test_slates_that_are_none() -> None:
