@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
-from recsys.evaluation.requests_table import JUDGES_ALONE, SCHEMA
 from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns
 from recsys.simulation.off_policy.choices import Choice, TopKUniform
 from recsys.simulation.off_policy.diagnostics import Limits, diagnose, refusals
@@ -17,12 +12,12 @@ from recsys.simulation.off_policy.intervals import EmpiricalBernstein, LowerBoun
 from recsys.simulation.off_policy.inverse_propensity import IPW
 from recsys.simulation.off_policy.reward_models import CrossFitted, MeanByAction
 from recsys.simulation.off_policy.rounds import rounds_of
-from recsys.simulation.off_policy.scored_policy import ListScores, ScoredPolicy
+from recsys.simulation.off_policy.scored_policy import ScoredPolicy
 from recsys.simulation.off_policy.terms import Estimator
+from recsys.tracking.answered_rounds import answered_rounds
 from recsys.tracking.gates.case import Contestant
 from recsys.tracking.gates.gate import GateError
 from recsys.tracking.gates.off_policy_bound import Bound, OffPolicyEstimator
-from recsys.tracking.pyfunc_evaluation import AnswerError
 
 
 class LoggedRewards(OffPolicyEstimator):
@@ -67,10 +62,16 @@ class LoggedRewards(OffPolicyEstimator):
             raise GateError(
                 f"a model is asked for one item at least, in one request at least, not {k}, {batch_requests}"
             )
-        self.choice, self.k, self.batch_requests = choice or TopKUniform(k), k, batch_requests
+        self.choice, self.k = choice or TopKUniform(k), k
         self.estimator, self.lower = estimator or IPW(), lower or EmpiricalBernstein()
         self.limits, self.columns = limits or Limits(), columns or LogColumns()
-        self.params = {"k": k, "filter_seen": filter_seen, "retrieve": retrieve}
+        self.asked: dict[str, Any] = {
+            "k": k,
+            "columns": self.columns,
+            "filter_seen": filter_seen,
+            "retrieve": retrieve,
+            "batch_requests": batch_requests,
+        }
         self.folds, self.seed = folds, seed
 
     def bound(self, log: Path, contestant: Contestant, level: float) -> Bound:
@@ -83,11 +84,12 @@ class LoggedRewards(OffPolicyEstimator):
 
         Raises:
             GateError: the log cannot judge the model.
-            LogError: the log cannot be read.
+            LogError: the log cannot be read, or says nothing of who was asked.
             AnswerError: the model answers with no lists.
         """
         rounds = BanditLog.read(log, self.columns)
-        policy = ScoredPolicy(self._lists(rounds, contestant), self.choice)
+        lists = answered_rounds(rounds, contestant.load(), name=contestant.name, **self.asked)
+        policy = ScoredPolicy(lists, self.choice)
         rewards = CrossFitted.of(MeanByAction(), rounds, self.folds, self.seed)
         found = rounds_of(rounds, policy, rewards)
         if refused := refusals(diagnose(found), self.limits):
@@ -95,52 +97,3 @@ class LoggedRewards(OffPolicyEstimator):
         terms = self.estimator(found)
         low = self.lower.lower(terms, rounds.unit, level)
         return Bound(low=low, estimate=terms.value, logged=float(rounds.reward.mean()))
-
-    def _lists(self, log: BanditLog, contestant: Contestant) -> ListScores:
-        """The answers of the model for all rounds."""
-        model = contestant.load()
-        ask = partial(getattr(model, "predict", model), params=self.params)
-        requests = self._requests(log)
-        names = log.actions.astype(str)
-        actions = np.full((len(log), self.k), -1, dtype=np.int64)
-        scores = np.full((len(log), self.k), -np.inf)
-        for first in range(0, len(log), self.batch_requests):
-            asked = requests.iloc[first : first + self.batch_requests].reset_index(drop=True)
-            answer = ask(asked)
-            request, rank, score = _answer(answer, len(asked), self.k, contestant.name)
-            actions[first + request, rank] = names.get_indexer(pd.Index(answer["item_id"].astype(str)))
-            scores[first + request, rank] = score
-        return ListScores(actions, scores)
-
-    def _requests(self, log: BanditLog) -> pd.DataFrame:
-        """What the log tells of each request, in the columns and types that a served model reads."""
-        table = log.table.rename(columns={self.columns.user: "user_id", self.columns.candidates: "candidates"})
-        known = [name for name in SCHEMA.names if name not in JUDGES_ALONE and name in table.columns]
-        asked = table[known].copy()
-        if "user_id" in asked:
-            asked["user_id"] = asked["user_id"].astype(str)
-        if "history" in asked:
-            asked["history"] = [[str(item) for item in items] for items in asked["history"]]
-        if log.candidates is not None:
-            asked["candidates"] = [[str(item) for item in items] for items in table["candidates"]]
-        if asked.empty:
-            raise GateError(f"{log.origin} says nothing of who was asked; it needs `user_id` or `history`")
-        return asked
-
-
-def _answer(answer: Any, asked: int, k: int, model: str) -> tuple[Any, Any, Any]:
-    """Request, rank from 0 and score of each row of an answer.
-
-    Raises:
-        AnswerError: it is none.
-    """
-    wanted = {"request", "item_id", "rank", "score"}
-    if not isinstance(answer, pd.DataFrame) or not wanted <= set(answer.columns):
-        raise AnswerError(f"{model} must answer with a DataFrame of {', '.join(sorted(wanted))}")
-    request, rank = (answer[name].to_numpy(dtype=np.int64) for name in ("request", "rank"))
-    score = answer["score"].to_numpy(dtype=np.float64)
-    if len(answer) and not (0 <= request.min() <= request.max() < asked and 1 <= rank.min() <= rank.max() <= k):
-        raise AnswerError(f"{model} answers requests 0 to {asked - 1} with ranks 1 to {k}, and with nothing else")
-    if not np.isfinite(score).all():
-        raise AnswerError(f"{model} answers with a score that is not finite")
-    return request, rank - 1, score

@@ -103,7 +103,7 @@ def test_a_log_that_cannot_judge_is_an_error_of_the_gate(tmp_path: Path) -> None
         LoggedRewards().bound(log(tmp_path / "bad.parquet", propensity=0.0), contestant(), 0.05)
     bare = tmp_path / "bare.parquet"
     pd.read_parquet(path).drop(columns=["user_id", "history"]).to_parquet(bare)
-    with pytest.raises(GateError, match="says nothing of who was asked"):
+    with pytest.raises(LogError, match="says nothing of who was asked"):
         LoggedRewards().bound(bare, contestant(), 0.05)
 
 
