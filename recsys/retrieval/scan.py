@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from recsys.retrieval.blocks import BUDGET_BYTES, GROUP, ItemBlocks
@@ -17,7 +17,16 @@ from recsys.retrieval.threads import in_threads
 
 _USER_BLOCK = 256
 _PAIRS = 2**16
-"""Pairs of a user and an item that are gathered and scored at a time."""
+"""Pairs of a user and an item that are looked at one by one at a time."""
+
+_SCORED = 2**13
+"""Pairs that are gathered and scored at a time: few enough for the caches."""
+
+_SPREAD = 8
+"""Times k: the most pairs of a user for which lower bounds are looked at."""
+
+_WAITING = 8
+"""Times k: the most pairs of a user that wait to be scored, on average."""
 
 _LARGEST_PRODUCT = 2.0**126
 """Of norms: below it no sum of products overflows, in whatever order it is taken."""
@@ -37,6 +46,9 @@ class ScannedBlocks(ItemBlocks):
     Keys are those of `pair_scores` of all pairs, whatever the format of the scan, the size of blocks or batches and the
     number of threads. Away from the CPU, without vectors, and for users whose scores might overflow, it is what
     `ItemBlocks` is.
+
+    Memory beside that of `ItemBlocks`: the table (see `ScanTable`), and for each thread 32 bytes for each of about 8 k
+    pairs a user, of 256 users, that wait to be scored.
 
     Args:
         order: of the items.
@@ -143,7 +155,7 @@ class ScannedBlocks(ItemBlocks):
             by_row = peaks.T.clone(memory_format=torch.contiguous_format).numpy()
             by_row.partition(self._groups - found.k, axis=1)
             kth = torch.from_numpy(by_row[:, self._groups - found.k].copy())
-            found.limit = table.lowest(kth, users, block) - error
+            found.limit = table.between(kth, torch.arange(rows), users, block)[0] - error
         cut = table.cut(found.limit - error, users, block)
         if peaks is None:
             if int(cut.min()) <= 0:
@@ -156,12 +168,39 @@ class ScannedBlocks(ItemBlocks):
         for start in range(0, len(group_at), _PAIRS // GROUP):
             at = group_at[start : start + _PAIRS // GROUP]
             group, row = np.divmod(at, rows)
-            of_member, of_group = np.nonzero(flat[member + at] >= least[row])
-            found.add(row[of_group], group[of_group] * GROUP + of_member + first)
+            values = flat[member + at]
+            of_member, of_group = np.nonzero(values >= least[row])
+            of_row = torch.from_numpy(row[of_group])
+            low, high = table.between(torch.from_numpy(values[of_member, of_group]), of_row, users, block)
+            place = torch.from_numpy(group[of_group] * GROUP + of_member + first)
+            found.add(_Open(of_row, place, low - error[of_row], high + error[of_row]))
+
+
+class _Open(NamedTuple):
+    """Pairs of a user and an item that may be among the best of the user.
+
+    Attributes:
+        rows: `[n]` int64, the user.
+        places: `[n]` int64, the item.
+        low: `[n]` float64, the scaled score is no lower.
+        high: `[n]` float64, it is no higher.
+    """
+
+    rows: Tensor
+    places: Tensor
+    low: Tensor
+    high: Tensor
+
+    def of(self, chosen: Tensor) -> _Open:
+        """Some of them."""
+        return _Open(*(column[chosen] for column in self))
 
 
 class _Found:
     """What a scan has found for a block of users.
+
+    Pairs wait to be scored, because most of those that early blocks leave open are ruled out by later ones: the k-th
+    best lower bound of a user is a limit that all pairs must reach.
 
     Args:
         blocks: of the items.
@@ -177,34 +216,48 @@ class _Found:
         self._blocks, self._source, self._scale, self._keys = blocks, source, scale, keys
         self.k = keys.shape[1]
         self.limit = torch.full((len(source),), -torch.inf, dtype=torch.float64)
-        self._rows: list[NDArray[np.int64]] = []
-        self._places: list[NDArray[np.int64]] = []
-        self._waiting = 0
+        self._most = 2 * keys.numel()
+        self._waiting: list[_Open] = []
+        self._n = 0
 
-    def add(self, rows: NDArray[np.int64], places: NDArray[np.int64]) -> None:
-        """Adds places of rows. They are scored once as many wait as there are best ones to be replaced."""
-        self._rows.append(rows)
-        self._places.append(places)
-        self._waiting += len(rows)
-        if self._waiting >= self._keys.numel():
-            self.settle()
+    def add(self, pairs: _Open) -> None:
+        """Adds pairs, each once."""
+        self._waiting.append(pairs)
+        self._n += len(pairs.rows)
+        if self._n >= self._most:
+            pairs = self._reached()
+            if 2 * len(pairs.rows) > _WAITING * self._keys.numel():  # ties: scores tell more than bounds
+                self._score(pairs)
+                return
+            self._waiting, self._n = [pairs], len(pairs.rows)
+            if 2 * self._n > self._most:  # a coarse scan, that leaves more open
+                self._most *= 2
 
     def settle(self) -> None:
-        """Scores what waits, keeps the best, and raises the limit."""
-        if not self._waiting:
-            return
-        rows, places = np.concatenate(self._rows), np.concatenate(self._places)
-        self._rows, self._places, self._waiting = [], [], 0
-        order = rows.astype(np.int16).argsort(kind="stable")  # 16 bits are sorted by radix
-        rows, places = rows[order], places[order]
-        new = torch.cat(
-            [
-                self._scored(torch.from_numpy(rows[at : at + _PAIRS]), torch.from_numpy(places[at : at + _PAIRS]))
-                for at in range(0, len(rows), _PAIRS)
-            ]
-        )
-        merge(self._keys, torch.from_numpy(rows), new)
-        self.limit = score_of(self._keys[:, -1]).double() / self._scale
+        """Scores what is still open."""
+        self._score(self._reached())
 
-    def _scored(self, rows: Tensor, places: Tensor) -> Tensor:
-        return keys_of(pair_scores(self._source[rows], self._blocks.vectors_at(places)), places)
+    def _reached(self) -> _Open:
+        """Raises the limit and gives the waiting pairs that reach it, by row."""
+        if not self._n:
+            none = torch.empty(0, dtype=torch.int64)
+            return _Open(none, none, none.double(), none.double())
+        pairs = _Open(*(torch.cat(columns) for columns in zip(*self._waiting, strict=True)))
+        order = pairs.rows.numpy().astype(np.int16).argsort(kind="stable")  # 16 bits are sorted by radix
+        pairs = pairs.of(torch.from_numpy(order))
+        count = torch.bincount(pairs.rows, minlength=len(self._keys))
+        width = int(count.max())
+        if self.k <= width <= _SPREAD * self.k:  # else one row has most of the pairs, and others would be padded
+            low = torch.full((len(count), width), -torch.inf, dtype=torch.float64)
+            low[torch.arange(width) < count[:, None]] = pairs.low
+            kth = np.partition(low.numpy(), width - self.k, axis=1)[:, width - self.k]
+            self.limit = torch.maximum(self.limit, torch.from_numpy(kth))
+        return pairs.of(pairs.high >= self.limit[pairs.rows])
+
+    def _score(self, pairs: _Open) -> None:
+        """Scores pairs, keeps the best, and raises the limit; nothing waits any longer."""
+        self._waiting, self._n = [], 0
+        for rows, places in zip(pairs.rows.split(_SCORED), pairs.places.split(_SCORED), strict=True):
+            scores = pair_scores(self._source[rows], self._blocks.vectors_at(places))
+            merge(self._keys, rows, keys_of(scores, places))
+        self.limit = torch.maximum(self.limit, score_of(self._keys[:, -1]).double() / self._scale)

@@ -10,7 +10,8 @@ with float32 sums in any order. By Cauchy-Schwarz
 
 where all four norms are measured, not estimated from the format: of v and v - ṽ the largest of a block of items. Sums
 of d products in float32, of the scan and of `pair_scores`, each differ from the real ones by less than d 2^-23 ‖u‖ ‖v‖,
-and what is lost where numbers are too small for a normal float is below an absolute term of its own. Together
+and norms that are measured in float32 by less than d 2^-24 of themselves; (d + 4) 2^-21 ‖u‖ ‖v‖ covers all of it with
+room to spare. What is lost where numbers are too small for a normal float is below an absolute term. Together
 
     |pair_scores(u, v) - s| <= error(u, block).
 
@@ -33,8 +34,8 @@ from torch import Tensor
 
 Scan = Literal["auto", "bf16", "int8", "fp32"]
 
-_TINY = 2.0**-100
-"""More than what is lost to numbers below 2^-126 in the product of scaled vectors."""
+_TINY = 2.0**-60
+"""More than what products and norms of scaled vectors lose, a dimension, to squares below 2^-126."""
 
 
 def pair_scores(users: Tensor, items: Tensor) -> Tensor:
@@ -95,7 +96,7 @@ class ScanTable(abc.ABC):
 
     Attributes:
         hidden: a score below all others, in the format.
-        largest_norm: of the vectors as they were given.
+        largest_norm: no vector, as it was given, is longer.
     """
 
     dtype: ClassVar[torch.dtype]
@@ -105,15 +106,17 @@ class ScanTable(abc.ABC):
     def __init__(self, vectors: Tensor) -> None:
         blocks, _, self._d = vectors.shape
         self._columns = _power_of_two(torch.stack([rows.abs().amax(0) for rows in vectors]).amax(0))
+        self.largest_norm = float(self._columns.norm())
         self._narrow = torch.empty(vectors.shape, dtype=self.dtype)
-        self.largest_norm = 0.0
+        # In float32 where powers of two leave its normal range for no more than what `_TINY` covers.
+        exact = bool(((self._columns > 2.0**-100) & (self._columns < 2.0**100)).all())
+        dtype = torch.float32 if exact else torch.float64
         self._unit, self._norm, self._residual = (torch.zeros(blocks, dtype=torch.float64) for _ in range(3))
         for block, rows in enumerate(vectors):
-            scaled = rows.double() / self._columns
+            scaled = rows.to(dtype) / self._columns.to(dtype)
             self._narrow[block], unit, residual = self._rounded(scaled, scaled.abs().max())
             self._unit[block] = unit
             self._norm[block], self._residual[block] = scaled.norm(dim=1).max(), residual.max()
-            self.largest_norm = max(self.largest_norm, float(rows.double().norm(dim=1).max()))
 
     def scanned(self, source: Tensor) -> Scanned:
         """User vectors `[B, d]` float32, finite, as `scores` wants them."""
@@ -128,7 +131,7 @@ class ScanTable(abc.ABC):
         """`[B]` float64: how far a score of the scan may lie from that of `pair_scores` over `users.scale`."""
         norm = users.norm * self._norm[block]
         rounding = users.residual * self._norm[block] + (users.norm + users.residual) * self._residual[block]
-        sums = (self._d + 4) * 2.0**-22 * norm
+        sums = (self._d + 4) * 2.0**-21 * norm
         # Products below the normal range, of the vectors as they are, are lost in units of 2^-126.
         small = 2 * self._d * 2.0**-126 / users.scale
         return rounding + sums + small + self._d * _TINY
@@ -153,8 +156,15 @@ class ScanTable(abc.ABC):
         """
 
     @abc.abstractmethod
-    def lowest(self, integers: Tensor, users: Scanned, block: int) -> Tensor:
-        """`[B]` float64: the least that sums may have been whose sortable integers are `integers` `[B]`."""
+    def between(self, integers: Tensor, rows: Tensor, users: Scanned, block: int) -> tuple[Tensor, Tensor]:
+        """Between which values sums were that are handed out as sortable `integers`, both `[n]` float64.
+
+        Args:
+            integers: `[n]`.
+            rows: `[n]` int64, whose sums.
+            users: who has scanned.
+            block: of the table.
+        """
 
     @abc.abstractmethod
     def _rounded(self, scaled: Tensor, largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -184,7 +194,7 @@ class _FloatTable(ScanTable):
 
     def _rounded(self, scaled: Tensor, largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         narrow = scaled.to(self.dtype)
-        return narrow, torch.ones(1, dtype=torch.float64), (scaled - narrow.double()).norm(dim=1)
+        return narrow, torch.ones(1, dtype=torch.float64), (scaled - narrow.to(scaled.dtype)).norm(dim=1)
 
     def _value(self, integers: Tensor) -> Tensor:
         bits = integers.clone()
@@ -198,9 +208,10 @@ class BFloatTable(_FloatTable):
     dtype = score_dtype = torch.bfloat16
     _integer = torch.int16
 
-    def lowest(self, integers: Tensor, users: Scanned, block: int) -> Tensor:
+    def between(self, integers: Tensor, rows: Tensor, users: Scanned, block: int) -> tuple[Tensor, Tensor]:
         value = self._value(integers)
-        return value - value.abs() * 2.0**-8
+        half = value.abs() * 2.0**-8
+        return value - half, value + half
 
 
 class FloatTable(_FloatTable):
@@ -209,8 +220,9 @@ class FloatTable(_FloatTable):
     dtype = score_dtype = torch.float32
     _integer = torch.int32
 
-    def lowest(self, integers: Tensor, users: Scanned, block: int) -> Tensor:
-        return self._value(integers)
+    def between(self, integers: Tensor, rows: Tensor, users: Scanned, block: int) -> tuple[Tensor, Tensor]:
+        value = self._value(integers)
+        return value, value
 
 
 class IntTable(ScanTable):
@@ -232,13 +244,14 @@ class IntTable(ScanTable):
         steps = (limit / (users.unit * self._unit[block])).floor_()
         return steps.clamp_(min=self.hidden + 1, max=torch.iinfo(torch.int32).max).int()
 
-    def lowest(self, integers: Tensor, users: Scanned, block: int) -> Tensor:
-        value = integers.double() * users.unit * self._unit[block]
-        return value.masked_fill_(integers == self.hidden, -torch.inf)
+    def between(self, integers: Tensor, rows: Tensor, users: Scanned, block: int) -> tuple[Tensor, Tensor]:
+        value = integers.double() * users.unit[rows] * self._unit[block]
+        value.masked_fill_(integers == self.hidden, -torch.inf)
+        return value, value
 
     def _rounded(self, scaled: Tensor, largest: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         unit = largest / 127
-        unit = torch.where(unit > 0, unit, 1.0)
+        unit = torch.where(unit > 0, unit, torch.ones_like(unit))
         narrow = (scaled / unit).round_()
         return narrow.to(torch.int8), unit, (scaled - narrow * unit).norm(dim=1)
 

@@ -162,8 +162,9 @@ def _cut_keeps_what_reaches_it(table: ScanTable, scanned: Any, out: Tensor, scor
         cut = table.cut(limit - table.error(scanned, 0), scanned, 0)
         reached = scored >= limit[:, None]
         assert bool((cut[:, None] <= integers.T)[reached].all())
-        lowest = table.lowest(integers[column].clone(), scanned, 0) - table.error(scanned, 0)
-        assert bool((lowest <= scored[:, column]).all())
+        low, high = table.between(integers[column].clone(), torch.arange(len(limit)), scanned, 0)
+        error = table.error(scanned, 0)
+        assert bool(((low - error <= limit) & (limit <= high + error)).all())
 
 
 def test_a_bound_of_half_the_size_would_not_hold() -> None:
@@ -175,6 +176,20 @@ def test_a_bound_of_half_the_size_would_not_hold() -> None:
     table.scores(scanned, 0, out)
     exact = (users.double() ** 2).sum() / scanned.scale
     assert float((exact - out.double()).abs()) > 0.5 * float(table.error(scanned, 0))
+
+
+@pytest.mark.parametrize("format", FORMATS[1:])
+def test_blocks_of_tiny_items_among_those_of_usual_size(format: Any) -> None:
+    """Their squares are below the range of float32."""
+    users, items = vectors("normal", 5, 9, 0), vectors("normal", 401, 9, 1)
+    users.abs_()
+    items = -items.abs()
+    items[200:] *= -1e-24
+    scores = by_halves(users.numpy(), items.numpy())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks, "_ITEM_BLOCK", 100)
+        found = Ranker(Products(users, items), tie_seed=None, scan=format)(batch_of(5), 30)
+    assert found.items.tolist() == brute_force(scores, 30, [set(range(1, 401))] * 5, positions(400, None))
 
 
 @pytest.mark.parametrize("format", FORMATS[1:])
