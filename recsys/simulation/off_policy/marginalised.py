@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.policies import Policy
-from recsys.simulation.off_policy.rounds import BUDGET_BYTES, Rounds
+from recsys.simulation.off_policy.rounds import BUDGET_BYTES, Rounds, check_probabilities
 from recsys.simulation.off_policy.terms import Terms
 
 
@@ -74,6 +74,7 @@ def _of_cluster(log: BanditLog, policy: Policy, cluster: NDArray[np.int64], budg
     for first in range(0, len(log), step):
         rows = np.arange(first, min(first + step, len(log)))
         block = policy.block(log, rows)
+        check_probabilities(block, rows, log)
         own = torch.from_numpy(cluster[log.action[rows]])[:, None]
         of_column = clusters if block.actions is None else clusters[block.actions.clamp(min=0)]
         same = of_column == own

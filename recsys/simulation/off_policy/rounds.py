@@ -74,7 +74,7 @@ def rounds_of(log: BanditLog, policy: Policy, rewards: CrossFitted | None = None
     for first in range(0, n, step):
         rounds = order[first : first + step]
         block = policy.block(log, rounds)
-        _check(block, rounds, log)
+        check_probabilities(block, rounds, log)
         action = torch.from_numpy(log.action[rounds])
         chosen[rounds] = block.of(action).double().numpy()
         if not everything_logged or block.actions is not None:
@@ -104,7 +104,12 @@ def _never_logged(block: Block, logged_at: torch.Tensor, position: torch.Tensor)
     return torch.where(logged, 0, block.probability).sum(1)
 
 
-def _check(block: Block, rounds: NDArray[np.int64], log: BanditLog) -> None:
+def check_probabilities(block: Block, rounds: NDArray[np.int64], log: BanditLog) -> None:
+    """Sees to it that a block of rounds `[b]` holds distributions.
+
+    Raises:
+        PolicyError: it does not.
+    """
     if block.actions is None and block.probability.shape[1] != log.n_actions:
         raise PolicyError(
             f"{log.origin}: the policy has probabilities of {block.probability.shape[1]} actions, and the log "

@@ -13,7 +13,7 @@ from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
 from recsys.simulation.off_policy.policies import Block, Policy
 from recsys.simulation.off_policy.ranked_policy import RankedPolicy, places_of
 from recsys.simulation.off_policy.reward_models import CrossFitted, MeansByAction, folds_of, shrunk_means
-from recsys.simulation.off_policy.rounds import BUDGET_BYTES
+from recsys.simulation.off_policy.rounds import BUDGET_BYTES, check_probabilities
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def _read(
     for first in range(0, len(rows), step):
         part = rows[first : first + step]
         block = policy.block(log, part)
+        check_probabilities(block, part, log)
         action = torch.from_numpy(log.action[part])
         chance[part] = block.of(action).double().numpy()
         expected[part] = torch.linalg.vecdot(block.probability, rewards.predict(log, part, block)).double().numpy()

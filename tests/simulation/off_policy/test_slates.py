@@ -14,7 +14,7 @@ from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
 from recsys.simulation.off_policy.choices import Softmax, TopKUniform
 from recsys.simulation.off_policy.diagnostics import Limits
 from recsys.simulation.off_policy.evaluate_slates import evaluate_slates
-from recsys.simulation.off_policy.policies import TablePolicy
+from recsys.simulation.off_policy.policies import PolicyError, TablePolicy
 from recsys.simulation.off_policy.ranked_policy import RankedPolicy, places_of
 from recsys.simulation.off_policy.scored_policy import Scored
 from recsys.simulation.off_policy.slate_rounds import SlateRounds, slate_rounds
@@ -179,6 +179,10 @@ def test_positions_that_are_filled_independently_and_slates_that_are_short() -> 
     assert slates.reward.tolist() == [[1, 20], [0, 30], [4, 50]]
     assert slates.weight == pytest.approx(np.array([[1.8, 1.6], [1, 1.6], [0.2, 0.4]]))
     assert slates.marginal == pytest.approx(np.array([[3.6, 3.2], [1, 3.2], [0.4, 0.8]]))
+    lost = TablePolicy(np.array([[0.9, 0.1], [0.2, 0.8]]), log.position)
+    lost.probability[0, 0] = np.nan
+    with pytest.raises(PolicyError, match="sum to nan in row"):
+        slate_rounds(log, lost, folds=2)
     with pytest.raises(LogError, match="2 positions need a weight each, not 1"):
         slate_rounds(log, policy, position_weights=[1.0])
 
