@@ -19,6 +19,8 @@ import pandas as pd
 import pytest
 import yaml
 
+from recsys.candidates.data_contract import DataContract
+from recsys.cli.candidates import parser as candidates_parser
 from recsys.cli.main import find_commands
 from recsys.features.schema import Schema
 from recsys.tracking.gates.rules import GateRules
@@ -138,11 +140,16 @@ def test_files_that_pages_show_are_the_tested_ones() -> None:
 
 
 @pytest.mark.parametrize(("page", "block"), of("yaml"), ids=name)
-def test_yaml_parses(page: Path, block: Block) -> None:
+def test_yaml_parses(page: Path, block: Block, tmp_path: Path) -> None:
     content = yaml.safe_load(block.text)
     assert isinstance(content, dict)
     if "gates" in content:
         assert GateRules.model_validate(content).build()
+    elif "sources" in content:
+        assert candidates_parser().instantiate_classes(candidates_parser().parse_object(content)).sources
+    elif content.keys() <= DataContract.__dataclass_fields__.keys():
+        (tmp_path / "limits.yaml").write_text(block.text)
+        assert DataContract.read(tmp_path / "limits.yaml") != DataContract()
     elif not content.keys() & {"model", "job", "data", "trainer"}:
         Schema.parse(content, origin=f"{page.name}, line {block.line}")
 

@@ -25,7 +25,9 @@ class _Speed(TextColumn):
 def user_progress() -> Iterator[Progress]:
     """Shows on stderr, while it lasts, what work tells of itself; a stage begins anew where its name changes."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Speed(), TimeRemainingColumn())
-    with Bars(*columns, console=Console(stderr=True), transient=True, speed_estimate_period=600) as bars:
+    console = Console(stderr=True)
+    quiet = not console.is_terminal  # in the log of a scheduler a bar is noise
+    with Bars(*columns, console=console, transient=True, disable=quiet, speed_estimate_period=600) as bars:
         tasks = [bars.add_task("reading inputs", total=None)]
 
         def progress(stage: str, done: int, total: int) -> None:
