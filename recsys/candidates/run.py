@@ -105,8 +105,10 @@ def _completed(job: Job, engine: Engine, progress: Progress | None, start: float
 
 def _begun(config: JobConfig, folder: Path) -> Job:
     """The job of a folder, which is begun where it is not."""
-    model = find_model(config.model, folder / "inputs" / "model")
+    out, model = folder.parent, find_model(config.model, folder / "inputs" / "model")
     identity = identity_of(config, model, folder)
+    if config.previous is not None:
+        identity["previous"] = _known_previous(config, folder) or _previous(config, out / config.previous, identity)
     if (folder / JOB).is_file() and (any((folder / "parts").glob("*.json")) or (folder / MANIFEST).is_file()):
         job = Job.read(folder / JOB)
         _check_same(
@@ -134,7 +136,7 @@ def _begun(config: JobConfig, folder: Path) -> Job:
 
 
 def identity_of(config: JobConfig, model: ModelFiles, folder: Path) -> dict[str, str]:
-    """Every input and setting that decides what is written, by name."""
+    """Every input and setting that decides what is written, by name, but for a job that is followed."""
     schema = Schema.parse(json.loads((model.folder / SCHEMA).read_bytes()), origin=str(model.folder / SCHEMA))
     found = {"model": f"{model.version} {model.digest}", "log": log_fingerprint(config.log, schema)}
     for name in ("users", "user_allow", "user_deny"):
@@ -145,14 +147,19 @@ def identity_of(config: JobConfig, model: ModelFiles, folder: Path) -> dict[str,
         found[name] = "none" if path is None else file_sha256(path)
     for at, source in enumerate(config.opened_sources):
         found[f"source {source.called}"] = source.digest(folder / "inputs" / f"source-{at}")
-    found |= config.rules()
-    if config.previous is not None:
-        found["previous"] = _previous(config, folder.parent / config.previous, found)
-    return found
+    return found | config.rules()
 
 
 _NEWS = ("log", "users", "user_allow", "user_deny", "previous", "users_per_part")
 """What may differ from the previous job: a user's hash tells whether it matters to the user."""
+
+
+def _known_previous(config: JobConfig, folder: Path) -> str | None:
+    """What a complete job has followed, which may be gone since; None: it is not complete, or has followed another."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    job = Job.read(folder / JOB)
+    return job.identity["previous"] if job.config.previous == config.previous else None
 
 
 def _previous(config: JobConfig, folder: Path, identity: dict[str, str]) -> str:

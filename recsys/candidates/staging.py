@@ -68,10 +68,11 @@ def stage(job: Job, progress: Progress | None = None) -> Staged:
     place = config.log if is_prepared(config.log) else str(cache / log.fingerprint)
     users = job.inputs / USERS
     counts = write_users(users, log, config.users, config.users_per_part) | {"catalogue": bundle.model.n_items}
-    if config.cold == "refuse" and counts["users_without_events"]:
+    nobodies = counts.pop("users_of_whom_nothing_is_known")
+    if config.cold == "refuse" and nobodies and bundle.users is None:  # others are told from their parts
         raise JobError(
-            f"cold: refuse: {counts['users_without_events']:,} of {counts['users']:,} users have no events; leave them "
-            "out, or choose `popularity` or `skip`"
+            f"cold: refuse: {nobodies:,} of {counts['users']:,} users have no events and no query; leave them out, or "
+            "choose `popularity` or `skip`"
         )
     for option, file in PAIRS.items():
         if (source := getattr(config, option)) is not None:

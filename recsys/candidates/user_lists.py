@@ -30,14 +30,16 @@ def write_users(path: Path, log: EventLog, users: str | None, part_users: int) -
         part_users: users of each part.
 
     Returns:
-        Counts: `users`, `users_without_events`, `users_named_twice`.
+        Counts: `users`, `users_without_events`, `users_named_twice`, and `users_of_whom_nothing_is_known`, who have no
+        events and no query.
 
     Raises:
         JobError: the list cannot be used, or the file cannot be written.
     """
     kind = pa.int64() if log.users.values.dtype == np.int64 else pa.string()
     schema = pa.schema([("user_id", kind), ("log_id", pa.int64()), ("query", pa.string())])
-    counts = {"users": 0, "users_without_events": 0, "users_named_twice": 0}
+    names = ("users", "users_without_events", "users_named_twice", "users_of_whom_nothing_is_known")
+    counts = dict.fromkeys(names, 0)
     unfinished = path.with_name(f".{path.name}")
     parts = _everybody(log, part_users, kind) if users is None else _named(log, users, part_users, counts)
     try:
@@ -45,7 +47,9 @@ def write_users(path: Path, log: EventLog, users: str | None, part_users: int) -
             for part in parts:
                 writer.write_table(part.cast(schema), row_group_size=part_users)
                 counts["users"] += len(part)
-                counts["users_without_events"] += int((part["log_id"].to_numpy() == 0).sum())
+                without = part["log_id"].to_numpy() == 0
+                counts["users_without_events"] += int(without.sum())
+                counts["users_of_whom_nothing_is_known"] += int((without & part["query"].is_null().to_numpy()).sum())
         unfinished.replace(path)
     except OSError as error:
         raise not_written(path, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,6 +95,16 @@ def test_cold_users_and_short_lists_are_kept_with_their_reasons(made: Saved, tmp
     kept, whole = runs(made, tmp_path, str(made.folder / "log"), users=str(users), k=28, cold="skip")
     assert kept.manifest.counts["kept"] == 3 and set(users_of(kept.folder)["reason"]) == {"cold", "too_few_items"}
     assert_same(kept, whole)
+
+
+def test_a_complete_job_outlives_what_it_followed(made: Saved, tmp_path: Path) -> None:
+    kept, _ = runs(made, tmp_path, str(made.folder / "log"))
+    shutil.rmtree(tmp_path / "monday")
+    settings: dict[str, Any] = {"name": "tuesday", "log": str(made.folder / "log"), "users_per_part": 9}
+    again = run_job(made.config(tmp_path, previous="monday", **settings))
+    assert again.made == 0 and again.manifest == kept.manifest
+    with pytest.raises(JobError, match=r"`previous` was .* and is missing"):
+        run_job(made.config(tmp_path, **settings))
 
 
 @pytest.mark.parametrize(

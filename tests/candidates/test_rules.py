@@ -116,8 +116,12 @@ def test_cold_users(saved: Make, tmp_path: Path, name: str) -> None:
         assert set(found[user]["source"]) == {"popularity"}
     skipped = run_job(made.config(tmp_path / "skipped", users=users, cold="skip"))
     assert set(lists_of(skipped.folder)["user_id"]) == {500} and skipped.manifest.counts["short_cold"] == 2
-    with pytest.raises(JobError, match="cold: refuse: 2 of 3 users have no events"):
+    message = {"synergen": "2 of 3 users have no events and no query", "factors": "the model knows nothing of user `7`"}
+    with pytest.raises(JobError, match=f"cold: refuse: {message[name]}"):
         run_job(made.config(tmp_path / "refused", users=users, cold="refuse"))
+    if name == "synergen":
+        (tmp_path / "asking.csv").write_text("user_id,query\n500,\n7,oil\n")
+        run_job(made.config(tmp_path / "refused", name="b", users=str(tmp_path / "asking.csv"), cold="refuse"))
 
 
 def test_items_that_the_model_does_not_know_are_counted(saved: Make, tmp_path: Path) -> None:
