@@ -178,18 +178,20 @@ def test_a_bound_of_half_the_size_would_not_hold() -> None:
     assert float((exact - out.double()).abs()) > 0.5 * float(table.error(scanned, 0))
 
 
-@pytest.mark.parametrize("format", FORMATS[1:])
-def test_blocks_of_tiny_items_among_those_of_usual_size(format: Any) -> None:
-    """Their squares are below the range of float32."""
-    users, items = vectors("normal", 5, 9, 0), vectors("normal", 401, 9, 1)
-    users.abs_()
-    items = -items.abs()
-    items[200:] *= -1e-24
-    scores = by_halves(users.numpy(), items.numpy())
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(blocks, "_ITEM_BLOCK", 100)
-        found = Ranker(Products(users, items), tie_seed=None, scan=format)(batch_of(5), 30)
-    assert found.items.tolist() == brute_force(scores, 30, [set(range(1, 401))] * 5, positions(400, None))
+@pytest.mark.parametrize("table_of", TABLES)
+def test_the_bound_holds_for_a_block_whose_squares_are_below_the_range_of_float32(table_of: type[ScanTable]) -> None:
+    for seed in range(10):
+        users, items = vectors("normal", 40, 9, seed), vectors("normal", 192, 9, seed + 100).view(2, 96, 9)
+        items[1] *= 1e-24
+        table = table_of(items)
+        scanned, out = table.scanned(users), torch.empty(96, 40, dtype=table.score_dtype)
+        table.scores(scanned, 1, out)
+        integers, error = table.integers(out), table.error(scanned, 1)
+        table.make_sortable(integers)
+        exact = users.double() @ items[1].double().T / scanned.scale[:, None]
+        for column in (0, 50, 95):
+            low, high = table.between(integers[column].clone(), torch.arange(40), scanned, 1)
+            assert bool(((low - error <= exact[:, column]) & (exact[:, column] <= high + error)).all())
 
 
 @pytest.mark.parametrize("format", FORMATS[1:])
