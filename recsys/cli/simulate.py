@@ -7,11 +7,8 @@ report is `report.html` in the folder of the simulation, and all of its numbers 
 
 from __future__ import annotations
 
-import json
 import sys
-from datetime import UTC, datetime
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from jsonargparse import ArgumentParser
 from rich.console import Console
@@ -19,13 +16,14 @@ from rich.markup import escape
 from rich.table import Table
 
 from recsys.cli.arms import log_of, read_arms
+from recsys.cli.reports import plain, write_report
 from recsys.cli.simulated_users import Users
 from recsys.simulation.comparison.plan import PlanError
 
 if TYPE_CHECKING:
     from recsys.simulation.comparison.compare import Comparison
 
-REPORT, NUMBERS = "report.html", "report.json"
+_OF_THE_COMMAND = ("config", "json", "folder", "track")
 
 
 def parser() -> ArgumentParser:
@@ -74,12 +72,11 @@ def main(argv: list[str] | None = None) -> int:
             raise PlanError(f"--{name} must be at least 1, not {getattr(given, name)}")
     if given.users_per_day is not None and given.users_per_day < 1:
         raise PlanError(f"--users_per_day must be at least 1, not {given.users_per_day}")
-    from recsys.documents.page import to_page
     from recsys.simulation.comparison.compare import compare_arms
     from recsys.simulation.comparison.plan import Plan
     from recsys.simulation.report.comparison_page import comparison_document
     from recsys.simulation.world.experiment import Design
-    from recsys.tracking.files import write_whole
+    from recsys.tracking.report_run import track_report
 
     plan = Plan(
         goal=given.goal,
@@ -103,25 +100,43 @@ def main(argv: list[str] | None = None) -> int:
         given.days, given.length, before=given.before, seed=given.seed, salt=f"recsys simulate {given.seed}"
     )
     comparison = compare_arms(made.population, made.policies, design, plan, progress)
-    folder = Path(given.folder or f"runs/simulation-{datetime.now(UTC):%Y%m%d-%H%M%S}")
-    folder.mkdir(parents=True, exist_ok=True)
+    settings_given = {name: value for name, value in plain(given.as_dict()).items() if name not in _OF_THE_COMMAND}
     content = {
         "arms": {arm.name: {"source": arm.source, "is": arm.described} for arm in arms},
         "log": {"name": log.schema.name, "fingerprint": log.fingerprint},
-        "users": made.facts,
-        "settings": {name: value for name, value in plain(given.as_dict()).items() if name not in ("config", "json")},
+        "population": made.facts,
+        "settings": settings_given,
         **comparison.as_json(),
     }
-    text = json.dumps(content, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
-    page = to_page(comparison_document(comparison, made.context(log, arms, given)), limit=sys.maxsize)
-    write_whole(folder / NUMBERS, text)
-    write_whole(folder / REPORT, page)
+    document = comparison_document(comparison, made.context(log, arms, given))
+    written = write_report(given.folder, "simulation", document, content)
+    if given.track:
+        track_report(
+            f"simulations of {log.schema.name}",
+            document.title,
+            settings_given,
+            metrics_of(comparison),
+            [written.page, written.numbers],
+        )
     if given.json:
-        sys.stdout.write(text)
+        sys.stdout.write(written.text)
     else:
         print_results(comparison)
-    print(f"report: {folder / REPORT}", file=sys.stderr if given.json else sys.stdout)
+    print(f"report: {written.page}", file=sys.stderr if given.json else sys.stdout)
     return 0
+
+
+def metrics_of(comparison: Comparison) -> dict[str, float]:
+    """Lifts with their ends, and false alarms, by name."""
+    found = {"false_alarms": comparison.equal.at_end.share}
+    for name, result in comparison.challengers.items():
+        for metric, of_metric in result.metrics.items():
+            lift = of_metric.lift
+            found |= {
+                f"{name}/{metric}_{key}": value
+                for key, value in (("lift", lift.value), ("lift_low", lift.low), ("lift_high", lift.high))
+            }
+    return found
 
 
 def print_results(comparison: Comparison) -> None:
@@ -148,12 +163,3 @@ def print_results(comparison: Comparison) -> None:
     console.print(table)
     for line in verdict_lines(comparison):
         console.print(escape(line), style="bold", soft_wrap=True)
-
-
-def plain(value: Any) -> Any:
-    """Nested namespaces and paths as JSON has them."""
-    if isinstance(value, dict):
-        return {name: plain(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

@@ -87,7 +87,7 @@ def left_out_line(page: str, titles: str) -> str:
 
 
 def _text(document: Document, kept: Sequence[Section], page: str, rows: int) -> str:
-    parts = [f"# {escaped(document.title)}"]
+    parts = [f"# {escaped(document.title)}", *(_block(block, page, rows) for block in document.lead)]
     for section in kept:
         parts.append(section_text(section, page, rows))
     left_out = ", ".join(section.title for section in document.sections if section not in kept)

@@ -1,0 +1,179 @@
+"""`recsys simulate` and `recsys ope`: a report from runs, and a word on what they cannot use."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from recsys.candidates.files import JobError
+from recsys.cli import ope, simulate
+from recsys.cli.arms import ArmError
+from recsys.simulation.comparison.plan import PlanError
+from recsys.simulation.comparison.population import PopulationError
+from recsys.simulation.off_policy.bandit_log import LogError
+from recsys.simulation.off_policy.policies import PolicyError
+from recsys.simulation.statistics.effect import ExperimentError
+from recsys.tracking.mlflow_store import open_client
+from recsys.tracking.record import RunError
+from recsys.tracking.run_folder import RunFolder
+from tests.cli.conftest import make_run
+
+SMALL = ("--users_per_day", "120", "--days", "3", "--before", "3", "--length", "3", "--assignments", "50")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFolder:
+    return make_run(tmp_path_factory.mktemp("run"))
+
+
+def numbers(folder: Path) -> dict:
+    return json.loads((folder / "report.json").read_text(encoding="utf-8"))
+
+
+def test_a_run_against_the_most_that_can_be_gained(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    words = [str(run.path), "oracle", *SMALL, "--users.clicks_per_visit", "0.5", "--folder", str(tmp_path / "a")]
+    assert simulate.main([*words, "--track"]) == 0
+    said = capsys.readouterr().out
+    found = numbers(tmp_path / "a")
+    page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    result = found["challengers"]["oracle"]
+    assert found["control"] == "SynerGen" and result["true_lift"] > 0
+    assert f"report: {tmp_path / 'a' / 'report.html'}" in said and "oracle" in said
+    assert "oracle against SynerGen" in page and "of the log toy" in page
+    assert found["population"]["users"] == pytest.approx(120 / (1 - 1 / 1.3), rel=0.1)
+    client = open_client(store)
+    (tracked,) = client.search_runs([client.get_experiment_by_name("simulations of toy").experiment_id])
+    assert tracked.data.metrics["oracle/clicks_lift"] == pytest.approx(result["metrics"]["clicks"]["lift"]["value"])
+    assert {file.path for file in client.list_artifacts(tracked.info.run_id)} == {"report.html", "report.json"}
+
+    capsys.readouterr()
+    assert simulate.main([*words[:-1], str(tmp_path / "b"), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {**found, "settings": numbers(tmp_path / "b")["settings"]}
+
+
+def test_arms_are_named_and_the_log_may_be(run: RunFolder, tmp_path: Path) -> None:
+    words = [f"old={run.path}", f"new={run.path}", "popularity", *SMALL, "--days", "5", "--folder", str(tmp_path)]
+    assert simulate.main([*words, "--log", run.record.data["folder"]]) == 0
+    found = numbers(tmp_path)
+    assert found["control"] == "old" and list(found["challengers"]) == ["new", "popularity"]
+    same = found["challengers"]["new"]
+    assert same["true_lift"] == pytest.approx(0.0, abs=0.1) and found["level"] == 0.025
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["{run}"], ArmError, "name two arms at least"),
+        (["popularity", "popularity"], ArmError, "two arms are called `popularity`"),
+        (["popularity", "oracle"], ArmError, "no arm is the folder of a run.*--log FOLDER"),
+        (["popularity", "/no/such/folder"], JobError, "no run and no saved model here"),
+        (["popularity", "oracle", "--log", "/no/such"], RunError, "no prepared log here"),
+        (["popularity", "{run}", "--days", "0"], PlanError, "--days must be at least 1, not 0"),
+        (["popularity", "{run}", "--before", "0"], PlanError, "--before must be at least 1, not 0"),
+        (["popularity", "{run}", "--length", "0"], PlanError, "--length must be at least 1, not 0"),
+        (["popularity", "{run}", "--users_per_day", "0"], PlanError, "--users_per_day must be at least 1"),
+        (["popularity", "{run}", "--goal", "sales"], PlanError, "`sales` is no metric"),
+        (["popularity", "{run}", "--guardrails", "{{sales: 0.1}}"], PlanError, "`sales` is no metric"),
+        (["popularity", "{run}", "--level", "2"], ValueError, "level is the chance of an error"),
+        (["popularity", "{run}", "--users.exposure", "2"], PopulationError, "exposure lies between 0 and 1"),
+        (["popularity", "{run}", "--users.visits", "0"], PopulationError, "visits must be positive"),
+        (["popularity", "{run}", "--users.new_share", "1"], PopulationError, "share of new ones"),
+        (["popularity", "{run}", "--users.clicks_per_visit", "50"], PopulationError, "clicks a visit, not 50"),
+        (["popularity", "{run}"], ExperimentError, "more users a day, or more days"),
+    ],
+)
+def test_what_cannot_be_simulated(run: RunFolder, words: list[str], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        simulate.main([word.format(run=run.path) for word in words])
+
+
+def bandit_log(run: RunFolder, path: Path, **columns: object) -> Path:
+    """Any of five candidates alike, of users of the log."""
+    random = np.random.default_rng(0)
+    log = run.log()
+    items = [random.choice(log.items.values.to_numpy(), 5, replace=False) for _ in range(1200)]
+    frame = pd.DataFrame({"candidates": [each.tolist() for each in items], "propensity": 0.2})
+    frame["action"] = [int(each[0]) for each in items]
+    frame["reward"] = (random.random(1200) < 0.2 + 0.3 * (frame["action"] % 2)) * 1.0
+    frame["history"] = [random.choice(log.items.values.to_numpy(), 3).tolist() for _ in range(1200)]
+    frame.assign(**columns).to_parquet(path)
+    return path
+
+
+def odd_or_even(path: Path, odd: float) -> Path:
+    items = np.arange(100, 125)
+    chance = np.where(items % 2, odd, 1 - odd)
+    pd.DataFrame({"action": items, "probability": chance / chance.sum()}).to_parquet(path)
+    return path
+
+
+def test_models_and_tables_are_judged_by_a_log(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = bandit_log(run, tmp_path / "log.parquet")
+    assert ope.main([str(log), "--policy", f"model={run.path}", "--k", "2", "--folder", str(tmp_path / "a")]) == 0
+    found = numbers(tmp_path / "a")["policies"]["model"]
+    assert not found["refusals"] and found["diagnostics"]["mean_weight"] == pytest.approx(1, abs=0.1)
+    assert "model" in capsys.readouterr().out
+
+    random = np.random.default_rng(1)
+    everything = bandit_log(run, tmp_path / "all.parquet", action=random.integers(100, 125, 1200), propensity=0.04)
+    frame = pd.read_parquet(everything).drop(columns="candidates")
+    frame["reward"] = (random.random(1200) < 0.2 + 0.3 * (frame["action"] % 2)) * 1.0
+    frame.to_parquet(everything)
+    tables = [
+        f"odd={odd_or_even(tmp_path / 'odd.parquet', 0.9)}",
+        f"even={odd_or_even(tmp_path / 'even.parquet', 0.1)}",
+    ]
+    assert ope.main([str(everything), "--policy", *tables, "--folder", str(tmp_path / "b"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["policies"]
+    assert found["odd"]["estimates"]["DR"]["gain_low"] > 0 > found["even"]["estimates"]["DR"]["gain_high"]
+
+
+def test_a_policy_that_cannot_be_judged_is_refused(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = bandit_log(
+        run,
+        tmp_path / "log.parquet",
+        action=100,
+        candidates=[[100, 101]] * 1200,
+        history=[[110]] * 1200,
+        propensity=1.0,
+    )
+    assert ope.main([str(log), "--policy", f"model={run.path}", "--folder", str(tmp_path / "a")]) == ope.REFUSED
+    said = capsys.readouterr().out
+    assert "The log cannot judge model." in said and "never logged" in said
+    assert "The log cannot judge model." in (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
+    assert numbers(tmp_path / "a")["policies"]["model"]["estimates"] == {}
+
+
+@pytest.mark.parametrize(
+    ("words", "error", "message"),
+    [
+        (["{log}"], ArmError, "name a policy at least"),
+        (["{log}", "--policy", "{run}"], ArmError, "give the policy a name"),
+        (["{log}", "--policy", "a={run}", "a={run}"], ArmError, "two policies are called `a`"),
+        (["{log}", "--policy", "a={run}", "--k", "0"], ArmError, "--k must be at least 1"),
+        (["{log}", "--policy", "a={run}", "--level", "0"], ArmError, "--level is the chance"),
+        (["{log}", "--policy", "a=/no/table.parquet"], ArmError, "no Parquet table of probabilities"),
+        (["{log}", "--policy", "a=/no/run"], JobError, "no run and no saved model here"),
+        (["{log}", "--policy", "a={run}", "--softmax", "0"], PolicyError, "positive temperature"),
+        (["{log}", "--policy", "a={run}", "--context", "[age]"], LogError, "no column `age`"),
+        (["/no/log.parquet", "--policy", "a={run}"], LogError, "no Parquet file of logged rounds"),
+    ],
+)
+def test_what_cannot_be_estimated(
+    run: RunFolder, tmp_path: Path, words: list[str], error: type[Exception], message: str
+) -> None:
+    log = bandit_log(run, tmp_path / "log.parquet")
+    with pytest.raises(error, match=message):
+        ope.main([word.format(run=run.path, log=log) for word in words])
