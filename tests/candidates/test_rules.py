@@ -181,6 +181,13 @@ def test_origins_survive_the_ranking(saved: Make, tmp_path: Path) -> None:
         assert own["source"].tolist() == origin[own["item_id"]].tolist()
 
 
+def test_a_short_ranking_tells_why_too_little_was_retrieved(saved: Make, tmp_path: Path) -> None:
+    made = saved("synergen")
+    outcome = run_job(made.config(tmp_path, sources=(ModelSource(quota=3),), rank=True, retrieve=12))
+    users = users_of(outcome.folder)
+    assert users["items"].eq(3).all() and users["reason"].eq("quotas").all()
+
+
 def test_caps_hold_by_category(tmp_path: Path, saved: Make) -> None:
     random = np.random.default_rng(1)
     events = pd.DataFrame({"user_id": np.repeat(np.arange(30), 6), "item_id": random.integers(0, 40, 180)})
