@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,6 +35,7 @@ from recsys.retrieval.item_index import HNSW, IVFPQ, ItemIndex
 from recsys.retrieval.order import TopK
 from recsys.retrieval.scan import scan_table
 from recsys.retrieval.topk import Ranker
+from recsys.training.usage import peak_rss_mib
 
 EXACT = ("product", "fp32", "bf16", "int8", "implicit", "torch", "faiss_flat")
 APPROXIMATE = {"ivf_pq": IVFPQ, "hnsw": HNSW}
@@ -234,7 +234,7 @@ def stream(n: int, d: int, users: int, k: int) -> None:
         ids = torch.arange(start, min(start + BATCH, users))
         ones = torch.ones(len(ids), dtype=torch.int64)
         ranker(SequenceBatch.build(ids, ones, ones, ones), k)
-    print(json.dumps({"peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1)}))
+    print(json.dumps({"peak_rss_mib": round(peak_rss_mib(), 1)}))
 
 
 if __name__ == "__main__":

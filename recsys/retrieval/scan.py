@@ -45,7 +45,7 @@ class ScannedBlocks(ItemBlocks):
 
     Keys are those of `pair_scores` of all pairs, whatever the format of the scan, the size of blocks or batches and the
     number of threads. Away from the CPU, without vectors, and for users whose scores might overflow, it is what
-    `ItemBlocks` is.
+    `ItemBlocks` is. In a catalogue of a few blocks the product of all pairs takes less time than scoring some again.
 
     Memory beside that of `ItemBlocks`: the table (see `ScanTable`), and for each thread 32 bytes for each of about 8 k
     pairs a user, of 256 users, that wait to be scored.
