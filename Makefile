@@ -38,7 +38,7 @@ $(STAMP): requirements/cpu.txt pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation -e .
 	touch $@
 
-demo: $(STAMP) ## train, recommend and search on MovieLens-100K, promote what is better, refuse what is worse, roll back
+demo: $(STAMP) ## train, recommend and search on MovieLens-100K, promote what is better, refuse what is worse, roll back, simulate
 	$(BIN)/python experiments/search_logs.py search_movielens
 	experiments/demo.sh $(BIN)/recsys "$(DEMO_USERS)" "$(DEMO_QUERY)"
 

@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
-# The main job from beginning to end: train, recommend, search, then put models in production by evidence and back.
+# The main job from beginning to end: train, recommend, search, put models in production by evidence and back, and
+# compare with what is popular before simulated users.
 #
 #   experiments/demo.sh RECSYS "USERS" QUERY
 #
-# RECSYS is the command; USERS are of MovieLens-100K. Three new folders under runs/ hold the runs, MLflow's store the rest.
+# RECSYS is the command; USERS are of MovieLens-100K. Four new folders under runs/ hold runs and report, MLflow's store
+# the rest.
 set -euo pipefail
 
 recsys=$1 users=$2 query=$3
@@ -41,4 +43,7 @@ say "back to the early model, with the reason on record"
 "$recsys" registry rollback "$model" --reason "to show that it takes seconds"
 "$recsys" registry list "$model"
 "$recsys" registry history "$model"
+
+say "would people click more than on what is popular? an experiment before simulated users"
+"$recsys" simulate popularity "$run" --folder "$run-simulation"
 echo "recsys server    # shows runs, models, cards and verdicts"

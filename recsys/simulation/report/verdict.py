@@ -19,7 +19,8 @@ def answer_of(comparison: Comparison, name: str) -> Answer:
         gain = f"{name} gets {size} fewer {comparison.goal} per visit than {comparison.control}"
     else:
         gain = f"no difference in {comparison.goal} per visit between {name} and {comparison.control} is shown"
-    sure = f"The truth lies between {between(lift)}, a range that is right {percent(1 - comparison.level)} of the time."
+    right = percent(1 - comparison.level)
+    sure = f"In this simulated world the truth lies between {between(lift)}, a range that is right {right} of the time."
     if result.verdict == "ship":
         return Answer("good", f"Ship it: {gain}.", sure)
     if lift.high < 0 or any(metric_lost(result, guardrail) for guardrail in guardrails(result)):
@@ -50,7 +51,7 @@ def figures_of(comparison: Comparison, name: str) -> Block:
         ),
         (
             f"{comparison.goal.capitalize()} per visit",
-            f"{number(goal.control)} \u2192 {number(goal.treatment)}",
+            f"{number(goal.control, 2)} \u2192 {number(goal.treatment, 2)}",
             f"{comparison.control} \u2192 {name}",
         ),
     ]

@@ -45,19 +45,21 @@ def end(value: float) -> str:
     return percent(value, signed=True)
 
 
-def number(value: float) -> str:
-    """A number with three digits that say something, thousands apart.
+def number(value: float, digits: int = 3) -> str:
+    """A number with so many digits that say something, thousands apart.
 
     Example:
         >>> number(0.62619), number(12345.6), number(0.0001234)
         ('0.626', '12,346', '0.000123')
+        >>> number(0.62619, digits=2)
+        '0.63'
     """
     if not math.isfinite(value):
         return "unknown"
     if abs(value) >= 100:
         return f"{value:,.0f}".replace("-", "\u2212")
-    digits = 3 if value == 0 else max(0, 2 - math.floor(math.log10(abs(value))))
-    return f"{value:.{min(digits, 8)}f}".replace("-", "\u2212")
+    places = digits if value == 0 else max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:.{min(places, 8)}f}".replace("-", "\u2212")
 
 
 def days(count: int | None) -> str:
