@@ -40,7 +40,7 @@ class Rule(Protocol):
 class Slope:
     """The most biased estimator whose interval still agrees with those of all less biased ones.
 
-    `|v_i - v_j| <= c_i + (sqrt(6) - 1) c_j` for each `i` before `j`, with half-widths `c` of normal intervals at
+    `|v_i - v_j| <= (sqrt(6) - 1) c_i + c_j` for each `i` before `j`, with half-widths `c` of normal intervals at
     `level` divided by the number of estimators. It is within a constant factor of the best choice; the intervals leave
     room for a bias of several standard errors, so that in logs with much overlap it takes more bias than the other
     rules.
@@ -63,7 +63,7 @@ class Slope:
         chosen = 0
         for index in range(1, len(family)):
             apart = np.abs(values[:index] - values[index])
-            if (apart > half[:index] + (math.sqrt(6) - 1) * half[index] + 1e-12).any():
+            if (apart > (math.sqrt(6) - 1) * half[:index] + half[index] + 1e-12).any():
                 break
             chosen = index
         return chosen

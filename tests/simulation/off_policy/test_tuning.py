@@ -78,10 +78,10 @@ def test_slope_by_hand() -> None:
     rounds = Rounds(zero, zero, zero, zero, np.arange(2))
     rule = Slope(0.05)  # three estimators: 1 - 0.05 / 6 of the normal law
     agree = [Said(1.0, 0.5), Said(1.2, 0.2), Said(1.5, 0.1)]
-    # |1 - 1.5| <= .5 + 1.449 x .1, and |1.2 - 1.5| <= .2 + 1.449 x .1.
+    # |1 - 1.5| <= 1.449 x .5 + .1, and |1.2 - 1.5| <= 1.449 x .2 + .1, the wider interval being that of less bias.
     assert rule.choose(agree, rounds) == 2
-    assert rule.choose([*agree[:2], Said(1.36, 0.1)], rounds) == 2
-    assert rule.choose([*agree[:2], Said(1.55, 0.1)], rounds) == 1
+    assert rule.choose([*agree[:2], Said(1.58, 0.1)], rounds) == 2
+    assert rule.choose([*agree[:2], Said(1.6, 0.1)], rounds) == 1
     assert rule.choose([agree[0], Said(2.0, 0.1), Said(1.0, 0.1)], rounds) == 0
 
 
