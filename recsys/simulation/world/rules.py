@@ -159,12 +159,12 @@ class PlackettLuce(Rule):
 
     def draw(self, scores: Tensor, length: int, random: torch.Generator) -> Choice:
         noise = torch.empty_like(scores).exponential_(generator=random).log_().neg_()
-        noisy = torch.where(torch.isfinite(scores), scores / self.temperature + noise, -torch.inf)
+        noisy = self._logits(scores) + noise
         columns = noisy.topk(length, dim=1).indices
         return Choice(columns, self.propensity(scores, columns))
 
     def propensity(self, scores: Tensor, columns: Tensor) -> Tensor:
-        logits = F.pad(scores.double() / self.temperature, (0, 1), value=-torch.inf)
+        logits = F.pad(self._logits(scores.double()), (0, 1), value=-torch.inf)
         column = torch.where(columns >= 0, columns, scores.shape[1])
         chosen = logits.gather(1, column)
         # What is left at a position is what no position takes, and what this one and those below take: a sum of
@@ -175,4 +175,8 @@ class PlackettLuce(Rule):
         return torch.where((columns >= 0) & (left == -torch.inf), 1.0, chance)
 
     def first(self, scores: Tensor) -> Tensor:
-        return (scores.double() / self.temperature).softmax(1).nan_to_num(0.0)
+        return self._logits(scores.double()).softmax(1).nan_to_num(0.0)
+
+    def _logits(self, scores: Tensor) -> Tensor:
+        # What is no candidate stays none where the temperature is infinite: -inf / inf is no number.
+        return (scores / self.temperature).masked_fill_(~torch.isfinite(scores), -torch.inf)

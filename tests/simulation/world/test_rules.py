@@ -10,7 +10,8 @@ import torch
 
 from recsys.simulation.world.rules import EpsilonGreedy, Greedy, PlackettLuce, Rule
 
-RULES: list[Rule] = [Greedy(), EpsilonGreedy(0.3), EpsilonGreedy(1.0), PlackettLuce(), PlackettLuce(0.4)]
+PLACKETT_LUCE: list[Rule] = [PlackettLuce(temperature) for temperature in (1.0, 0.4, math.inf)]
+RULES: list[Rule] = [Greedy(), EpsilonGreedy(0.3), EpsilonGreedy(1.0), *PLACKETT_LUCE]
 SCORES = [2.0, 1.5, 0.0, -1.0]
 DRAWS = 100_000
 
@@ -47,7 +48,7 @@ def test_lists_are_drawn_as_often_as_their_propensities_say(rule: Rule) -> None:
     for ranking in itertools.permutations(range(4), 3):
         chance = math.prod(oracle(rule, ranking))
         mine = code == ranking[0] * 16 + ranking[1] * 4 + ranking[2]
-        # 24 lists and 5 rules: 4.5 errors leave all of them together less risk than 3 leave one.
+        # 24 lists and 6 rules: 4.5 errors leave all of them together less risk than 3 leave one.
         assert abs(mine.double().mean().item() - chance) <= 4.5 * math.sqrt(chance * (1 - chance) / DRAWS) + 1e-9
         if mine.any():
             torch.testing.assert_close(propensity[mine].prod(1), torch.full((int(mine.sum()),), chance).double())
