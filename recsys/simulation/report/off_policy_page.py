@@ -94,7 +94,7 @@ def _figures(report: OffPolicyReport, name: str) -> Figures:
         (
             "The log tells as much as",
             number(found.effective_rounds),
-            f"of its {found.rounds:,} recommendations: the others are not what {name} would do",
+            f"recommendations of {name}, of {found.rounds:,} that were logged",
         ),
         (
             "Never tried",
@@ -153,7 +153,7 @@ def _estimates(report: OffPolicyReport, name: str) -> Section:
         for key, found in policy.estimates.items()
     ]
     said = "; ".join(f"{row.name}: {row.said}" for row in rows)
-    drawing = Drawing(title, interval_chart(title, said, rows, x_name="gain a recommendation", number=signed))
+    drawing = Drawing(title, interval_chart(title, said, rows, x_name="gain a recommendation", number="{:+.3g}".format))
     table = Table(
         "Mean reward by every estimator",
         ("estimator", "estimate", "range", "gain", "range of the gain", "chosen"),

@@ -56,9 +56,11 @@ def number(value: float, digits: int = 3) -> str:
     """
     if not math.isfinite(value):
         return "unknown"
+    if not value:
+        return "0"
     if abs(value) >= 100:
         return f"{value:,.0f}".replace("-", "\u2212")
-    places = digits if value == 0 else max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
     return f"{value:.{min(places, 8)}f}".replace("-", "\u2212")
 
 
