@@ -27,7 +27,7 @@ class MarginalizedIPW:
     def __call__(self, rounds: Rounds) -> Terms:
         if rounds.cluster_weight is None:
             raise ValueError("marginalised weights need the cluster of each action; see `with_clusters`")
-        return Terms(rounds.cluster_weight * rounds.reward)
+        return Terms(rounds.cluster_weight * rounds.reward, pull=rounds.cluster_pull)
 
 
 def with_clusters(
@@ -59,10 +59,11 @@ def with_clusters(
         raise ValueError(f"{log.n_actions} actions need a cluster each, from 0 on, not {len(cluster)} of them")
     if logging is not None:
         evaluated, logged = (_of_cluster(log, each, cluster, budget) for each in (policy, logging))
-        return replace(rounds, cluster_weight=evaluated / logged)
+        return replace(rounds, cluster_weight=evaluated / logged, cluster_pull=None)
     cell = log.position * (int(cluster.max()) + 1) + cluster[log.action]
-    sums, counts = np.bincount(cell, weights=rounds.weight), np.bincount(cell)
-    return replace(rounds, cluster_weight=(sums / np.maximum(counts, 1))[cell])
+    counts = np.maximum(np.bincount(cell), 1)
+    weight, reward = ((np.bincount(cell, weights=each) / counts)[cell] for each in (rounds.weight, rounds.reward))
+    return replace(rounds, cluster_weight=weight, cluster_pull=reward * (rounds.weight - weight))
 
 
 @torch.no_grad()

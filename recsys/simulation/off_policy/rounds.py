@@ -30,6 +30,8 @@ class Rounds:
         unit: `[N]` int64, code of the user.
         unsupported: mean probability that the policy gives to actions that were never logged at the position.
         cluster_weight: `[N]` float64, the weight of the cluster of the logged action; None: there are no clusters.
+        cluster_pull: `[N]` float64, how far the weight of each round pulls the mean of `cluster_weight * reward`; None:
+            the weights of clusters are not computed from the rounds.
         learned: what the model learned from each round; None: nothing is predicted, or by a model that knows no round.
     """
 
@@ -40,6 +42,7 @@ class Rounds:
     unit: NDArray[np.int64]
     unsupported: float = 0.0
     cluster_weight: NDArray[np.float64] | None = None
+    cluster_pull: NDArray[np.float64] | None = None
     learned: Learned | None = None
 
     def pull(self, weights: NDArray[np.float64]) -> NDArray[np.float64] | None:

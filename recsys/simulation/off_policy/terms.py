@@ -17,8 +17,8 @@ class Terms(NamedTuple):
         base: `[N]` float64.
         numerator: `[N]` float64; None: there is no ratio.
         denominator: `[N]` float64, with a positive sum; None: there is no ratio.
-        pull: `[N]` float64 with mean 0, how far each round pulls the estimate by what a reward model learned from it,
-            to first order; None: no model learned from the rounds.
+        pull: `[N]` float64 with mean 0, how far each round pulls the estimate by what a reward model, or weights of
+            clusters, learned from it, to first order; None: nothing was learned from the rounds.
     """
 
     base: NDArray[np.float64]

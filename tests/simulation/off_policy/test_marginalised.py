@@ -10,6 +10,7 @@ import pytest
 
 from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.choices import TopKUniform
+from recsys.simulation.off_policy.intervals import standard_error
 from recsys.simulation.off_policy.inverse_propensity import IPW
 from recsys.simulation.off_policy.marginalised import MarginalizedIPW, with_clusters
 from recsys.simulation.off_policy.planted_rounds import PlantedRounds
@@ -59,6 +60,23 @@ def test_bias_and_variance() -> None:
     for values in found.values():
         assert abs(np.mean(values) - planted.value) < 4 * np.std(values) / math.sqrt(logs)
     assert np.var(found["MIPS"]) < 0.5 * np.var(found["IPW"])
+
+
+def test_errors_know_that_weights_were_estimated() -> None:
+    """The cluster alone decides the reward, and of the logging policy nothing is known but the propensities."""
+    one = world(groups=1, actions=ACTIONS, seed=1)
+    planted = PlantedRounds(np.linspace(0.3, 0.9, CLUSTERS)[None, CLUSTER], one.logging, one.target)
+    logs = 200
+    values, errors = [], []
+    for seed in range(logs):
+        log = planted.draw(400, seed)
+        policy = planted.policy(log)
+        terms = MarginalizedIPW()(with_clusters(rounds_of(log, policy), log, policy, CLUSTER))
+        values.append(terms.value)
+        errors.append(standard_error(terms, log.unit))
+    assert abs(np.mean(values) - planted.value) < 4 * np.std(values) / math.sqrt(logs)
+    # The standard deviation itself is known within some 5 percent.
+    assert np.mean(errors) == pytest.approx(np.std(values, ddof=1), rel=0.15)
 
 
 def test_what_is_missing_is_said() -> None:
