@@ -139,10 +139,20 @@ def rollback(out: Path) -> str:
         PublicationError: there is none, or it is not complete any more.
         JobError: the pointer cannot be written.
     """
+    if not out.is_dir():
+        raise PublicationError(f"{out}: no such folder")
     with _locked(out):
         found = Publications.read(out)
+        if found.current is None:
+            raise PublicationError(
+                f"{out}: nothing is published here, and nothing can be gone back to; `--publish` makes complete lists "
+                "the ones to read"
+            )
         if not found.before:
-            raise PublicationError(f"{out}: nothing was published before {found.current}; publish another job by name")
+            raise PublicationError(
+                f"{out}: nothing was published before {found.current}; publish another complete job: its command with "
+                "--publish"
+            )
         *before, name = found.before
         _check(out, name)
         found.moved("rolled back", name, tuple(before)).write(out)

@@ -114,6 +114,8 @@ def main(argv: list[str] | None = None) -> int:
     if given.rollback:
         go_back(Path(given.out))
         return 0
+    if given.keep is not None and given.keep < 1:
+        arguments.error(f"--keep {given.keep}: the published job at least must be kept")
     if given.incremental and given.previous is not None:
         arguments.error("--incremental follows what is published, --previous another job: give one of them")
     if given.model is None or given.log is None:
@@ -143,14 +145,15 @@ def main(argv: list[str] | None = None) -> int:
     if made["track"]:
         from recsys.candidates.track import track
 
-        track(outcome)
+        with said_plainly():
+            track(outcome)
     if made["json"]:
         print(json.dumps(summary(outcome) | {"findings": [finding._asdict() for finding in findings]}, indent=2))
         return 0
     console = Console()
     console.print(table(outcome))
     if made["publish"]:
-        console.print(findings_table(findings) if findings else f"{config.name} was published before")
+        console.print(findings_table(findings) if findings else f"{config.name} is published already")
     return 0
 
 

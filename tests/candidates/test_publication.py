@@ -28,6 +28,10 @@ def names(out: Path) -> list[str]:
 
 def test_publish_and_go_back(out: Path) -> None:
     assert current(out) is None
+    with pytest.raises(PublicationError, match="nothing is published here, and nothing can be gone back to"):
+        rollback(out)
+    with pytest.raises(PublicationError, match="gone: no such folder"):
+        rollback(out / "gone")
     for name in "abc":
         publish(out, name)
         assert current(out) == name

@@ -162,6 +162,8 @@ def test_nights_are_published_followed_and_gone_back_from(
     tuesday = ask(capsys, *words, "tuesday", "--incremental")
     assert tuesday["counts"]["kept"] == 30 and {found["level"] for found in tuesday["findings"]} == {"ok"}
     assert ask(capsys, *words, "tuesday", "--incremental")["findings"] == []  # again, though it is published by now
+    assert main([*words, "tuesday", "--incremental"]) == 0
+    assert "tuesday is published already" in capsys.readouterr().out
     status = ask(capsys, "--out", str(tmp_path), "--status")
     assert (status["current"], status["before"]) == ("tuesday", ["monday"])
     assert [(job["name"], job["state"]) for job in status["jobs"]] == [
@@ -175,6 +177,12 @@ def test_nights_are_published_followed_and_gone_back_from(
     assert "rolled back monday, instead of tuesday" in shown and "complete" in shown
     with pytest.raises(JobError, match="nothing was published before"):
         main(["--out", str(tmp_path), "--rollback"])
+
+
+def test_what_is_to_be_kept_is_checked_before_anything_is_made(finished: RunFolder, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        main(arguments(finished, tmp_path / "out", "--publish", "--keep", "0"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_contract_is_printed_as_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -202,5 +210,6 @@ def test_mlflow_is_told(
     assert run.info.status == "FINISHED" and run.data.metrics["users"] == 30 and run.data.params["k"] == "5"
     assert [file.path for file in client.list_artifacts(run.info.run_id)] == ["manifest.json"]
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    with pytest.warns(UserWarning, match="MLflow was not told of night"):
-        main(arguments(finished, tmp_path, "--track"))
+    capsys.readouterr()
+    assert main(arguments(finished, tmp_path, "--track")) == 0
+    assert capsys.readouterr().err.startswith("recsys candidates: MLflow was not told of night: ")
