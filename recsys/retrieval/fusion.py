@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ def fuse(
     Only ranks count, so that lists of models whose scores have nothing in common can be fused, such as word matching
     and a model of people. A list adds nothing to an item that it lacks; an item that stands twice in a list counts
     where it stands first.
+
+    Memory: 8 bytes an item of the catalogue, for the order among equal scores; that of the last seed is kept.
 
     Source: Cormack, Clarke, Büttcher, "Reciprocal Rank Fusion Outperforms Condorcet and Individual Rank Learning
     Methods", SIGIR 2009, from where the constant is.
@@ -66,7 +69,7 @@ def fuse(
     # float64 added up and rounded: equal sums are equal scores, whatever the order of the lists.
     scores = total.float().masked_fill(distinct == 0, -torch.inf)
     if tie_seed is not None:
-        rank = torch.randperm(n_items + 1, generator=torch.Generator().manual_seed(tie_seed)).to(items.device)
+        rank = _tie_ranks(n_items, tie_seed).to(items.device)
         first = rank[distinct].argsort(dim=1)
         distinct, scores = distinct.gather(1, first), scores.gather(1, first)
     scores, best = scores.sort(dim=1, descending=True, stable=True)
@@ -75,6 +78,12 @@ def fuse(
         torch.nn.functional.pad(distinct.gather(1, best)[:, :k], (0, missing)),
         torch.nn.functional.pad(scores[:, :k], (0, missing), value=-torch.inf),
     )
+
+
+@lru_cache(maxsize=1)
+def _tie_ranks(n_items: int, seed: int) -> Tensor:
+    """`[n_items + 1]` int64, of each item; drawn once, because it takes longer than fusing some hundred rows."""
+    return torch.randperm(n_items + 1, generator=torch.Generator().manual_seed(seed))
 
 
 def _check(lists: Sequence[Tensor], n_items: int, k: int, weights: Sequence[float], constant: float) -> None:

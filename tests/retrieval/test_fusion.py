@@ -89,3 +89,13 @@ def test_one_list_keeps_its_order_and_no_row_gives_no_row() -> None:
 def test_what_cannot_be_fused_is_refused(lists: list[torch.Tensor], settings: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         fuse([ids.long() for ids in lists], N_ITEMS, **({"k": 3} | settings))  # type: ignore[arg-type]
+
+
+def test_the_order_of_ties_is_drawn_once_for_a_catalogue_and_a_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[int] = []
+    real = torch.randperm
+    monkeypatch.setattr(torch, "randperm", lambda n, **others: drawn.append(n) or real(n, **others))
+    lists = [torch.tensor([[1, 2], [3, 4]]), torch.tensor([[2, 1], [4, 3]])]
+    for n_items, seed in ((70, 5), (70, 5), (80, 5), (80, 6), (80, 6)):
+        fuse(lists, n_items, 2, tie_seed=seed)
+    assert drawn == [71, 81, 81]
