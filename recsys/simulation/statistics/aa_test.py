@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import stats
 
 from recsys.evaluation.intervals import wilson
-from recsys.simulation.statistics.effect import ExperimentError, check_level, per_user
+from recsys.simulation.statistics.effect import ExperimentError, check_level, check_spread, linearise, per_user
 
 BUDGET_BYTES = 64 * 2**20
 """Most memory that assignments take at a time."""
@@ -65,7 +65,8 @@ def aa_test(
         seed: of the assignments.
 
     Raises:
-        ExperimentError: a value is missing, lengths differ, or an arm has no two users or no denominator.
+        ExperimentError: a value is missing, lengths differ, all users have the same value, or an arm has no two users
+            or no denominator.
         ValueError: share, assignments or level make no sense.
 
     Example:
@@ -75,8 +76,7 @@ def aa_test(
     above = per_user("numerator", numerator)
     below = np.ones_like(above) if denominator is None else per_user("denominator", denominator)
     check_level(level)
-    if above.shape != below.shape:
-        raise ExperimentError(f"{len(above)} numerators for {len(below)} denominators; give both for every user")
+    check_spread(linearise(above, below))
     if not 0 < share < 1 or assignments < 1:
         raise ValueError(f"share lies between 0 and 1 and assignments are one at least, not {share} and {assignments}")
     # Every sum of an arm that the delta method needs, as one product with the assignments.

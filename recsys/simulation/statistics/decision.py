@@ -119,7 +119,7 @@ def decide(
     def decided(verdict: Verdict, reasons: Sequence[str]) -> Decision:
         return Decision(verdict, f"{verdict}: {'; '.join(reasons)}", better, worse, not_worse)
 
-    if split_p < SUSPICIOUS:
+    if not split_p >= SUSPICIOUS:  # which NaN is not
         return decided(
             "do not ship", [f"users did not come in the planned shares (p = {split_p:.2g}), nothing can be read"]
         )

@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
+ROUNDING = 1e-12
+"""A spread below this share of the values is that of their last bits."""
+
 
 class ExperimentError(ValueError):
     """The data of an experiment cannot be compared as they are."""
@@ -181,6 +184,13 @@ def per_user(name: str, values: ArrayLike) -> NDArray[np.float64]:
     return array
 
 
+def check_spread(*arms: NDArray[np.float64]) -> None:
+    """Refuses a metric that is the same for all users of an arm, in each of the arms."""
+    spread, scale = max(float(arm.std()) for arm in arms), max(float(np.abs(arm).max()) for arm in arms)
+    if not spread > ROUNDING * scale:
+        raise ExperimentError("all users of each arm have the same value, so that chance cannot be told from effect")
+
+
 def studentised(
     excess: float, control_error: float, treatment_error: float, n_control: int, n_treatment: int
 ) -> tuple[float, float]:
@@ -199,8 +209,7 @@ def _effect(control: NDArray[np.float64], treatment: NDArray[np.float64], level:
     check_level(level)
     means = float(control.mean()), float(treatment.mean())
     errors = [float(arm.std(ddof=1)) / math.sqrt(len(arm)) for arm in (control, treatment)]
-    if not sum(errors) > 0:
-        raise ExperimentError("all users of each arm have the same value, so that chance cannot be told from effect")
+    check_spread(control, treatment)
     difference = means[1] - means[0]
     statistic, freedom = studentised(difference, errors[0], errors[1], len(control), len(treatment))
     quantile = -float(stdtrit(freedom, level / 2))

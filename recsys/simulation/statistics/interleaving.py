@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import stdtr, stdtrit
 
-from recsys.simulation.statistics.effect import ExperimentError, check_level, linearise
+from recsys.simulation.statistics.effect import ROUNDING, ExperimentError, check_level, linearise
 
 EMPTY = -1
 """Team of a slot that no list could fill."""
@@ -157,8 +157,9 @@ def interleaving_preference(credits: ArrayLike, users: ArrayLike | None = None, 
     outcome = np.sign(earned[:, 1] - earned[:, 0])
     owner = np.unique(who, return_inverse=True)[1]
     values = linearise(np.bincount(owner, outcome), np.bincount(owner))
-    error = float(values.std(ddof=1)) / len(values) ** 0.5
-    if not error > 0:
+    spread = float(values.std(ddof=1))
+    error = spread / len(values) ** 0.5
+    if not spread > ROUNDING:
         raise ExperimentError(
             "all users prefer alike, so that chance cannot be told from preference; give more sessions"
         )

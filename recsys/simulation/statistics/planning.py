@@ -68,6 +68,7 @@ def achieved_power(effect: float, sd: float, users: Users, level: float = 0.05) 
         0.8
     """
     _check(sd, level)
+    _check_users(users)
     ratio = users.treatment / users.control
     return float(NormalIndPower().power(abs(effect) / sd, users.control, level, ratio))
 
@@ -86,9 +87,7 @@ def minimum_detectable_effect(sd: float, users: Users, *, power: float = 0.8, le
         0.1
     """
     _check(sd, level, power=power)
-    if min(users) < 2:
-        raise ValueError(f"an arm needs two users at least, not {users}")
-
+    _check_users(users)
     return sd * _noncentrality(power, level) * math.sqrt(1 / users.control + 1 / users.treatment)
 
 
@@ -173,6 +172,11 @@ def duration(required: Users, unique: ArrayLike, traffic: float = 1.0) -> int:
 def _noncentrality(power: float, level: float) -> float:
     """Effect in standard errors that is shown with a chance of `power`: with two users in each arm these are `sd`s."""
     return float(NormalIndPower().solve_power(None, 2, level, power))
+
+
+def _check_users(users: Users) -> None:
+    if min(users) < 2:
+        raise ValueError(f"an arm needs two users at least, not {users}")
 
 
 def _check(sd: float, level: float, share: float = 0.5, power: float = 0.8) -> None:

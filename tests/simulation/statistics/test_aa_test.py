@@ -47,5 +47,11 @@ def test_what_cannot_be_assigned_is_refused() -> None:
         aa_test([1.0, 2.0], [1.0, 2.0, 3.0])
     with pytest.raises(ExperimentError, match="without two users"):
         aa_test([1.0, 2.0, 3.0])
+    with pytest.raises(ExperimentError, match="the same value"):
+        aa_test(np.ones(100))
+    with pytest.raises(ExperimentError, match="the same value"):
+        aa_test(0.1 * np.arange(1, 101), np.arange(1, 101))
+    with pytest.raises(ExperimentError, match="must not be negative"):
+        aa_test([1.0, 2.0, 3.0, 4.0], [1.0, -1.0, 3.0, 4.0])
     with pytest.raises(ValueError, match="share lies between"):
         aa_test([1.0, 2.0, 3.0], share=1.0)

@@ -49,6 +49,7 @@ def test_a_goal_that_is_worse_and_a_wrong_split_end_it() -> None:
     assert decide({"clicks": Goal(LOSS)}, {}).sentence.startswith("do not ship: clicks is worse (p = ")
     void = decide({"clicks": Goal(GAIN)}, {}, split_p=1e-5)
     assert void.verdict == "do not ship" and "planned shares" in void.sentence
+    assert decide({"clicks": Goal(GAIN)}, {}, split_p=math.nan).verdict == "do not ship"
 
 
 def test_lower_may_be_better() -> None:

@@ -126,6 +126,8 @@ def test_ratios_of_equal_arms_are_told_apart_as_seldom_as_said_and_rows_of_sessi
         (lambda: welch([1.0], [1.0, 2.0]), "control: one value per user"),
         (lambda: welch([1.0, 2.0], [1.0, float("nan")]), r"treatment: user 1 .* nan; a user without events"),
         (lambda: welch([1.0, 1.0], [2.0, 2.0]), "the same value"),
+        (lambda: welch([0.1] * 3, [0.1] * 10), "the same value"),  # whose mean is not 0.1 by the last bit
+        (lambda: ratio_effect([0.3, 0.7], [3, 7], [0.9, 1.5, 0.3], [3, 5, 1]), "the same value"),
         (lambda: welch([1.0, 2.0], [2.0, 2.0], level=95), "chance of an error"),
         (lambda: linearise([1.0, 2.0], [1.0, 1.0, 1.0]), "2 numerators for 3 denominators"),
         (lambda: linearise([1.0, 2.0], [0.0, 0.0]), "sum must be positive"),

@@ -108,3 +108,5 @@ def test_what_does_not_fit_is_refused() -> None:
         interleaving_preference([[1, 2], [2, 1]], [1, 2, 3])
     with pytest.raises(ExperimentError, match="prefer alike"):
         interleaving_preference([[0, 0], [0, 0]])
+    with pytest.raises(ExperimentError, match="prefer alike"):  # by 1 of 5, 2 of 10 and 3 of 15 sessions
+        interleaving_preference([[0, 1], *[[0, 0]] * 4] * 6, [0] * 5 + [1] * 10 + [2] * 15)

@@ -115,6 +115,7 @@ def test_an_experiment_lasts_until_enough_different_users_came() -> None:
         (lambda: required_users(0.1, 1.0, share=0.0), "share lies between"),
         (lambda: required_users(0.1, 1.0, level=5), "chance of an error"),
         (lambda: minimum_detectable_effect(1.0, Users(1, 10)), "two users at least"),
+        (lambda: achieved_power(0.1, 1.0, Users(0, 10)), "two users at least"),
         (lambda: unique_users([1, 2], [0, -1]), "a day from 0"),
         (lambda: expected_unique_users([1.5], 3), "between 0 and 1"),
         (lambda: duration(Users(2, 2), [10], traffic=0), "traffic is the share"),
