@@ -180,6 +180,10 @@ class BanditLog:
         candidates = None if raw_candidates is None else _candidates(raw_candidates, index, action, names, origin)
         position = _codes(frame, names.position, origin) if names.position in known else None
         slate = _codes(frame, names.slate, origin)[0] if names.slate in known else None
+        if slate is not None and position is not None and not pd.api.types.is_numeric_dtype(position[1].dtype):
+            raise LogError(
+                f"{origin}: `{names.position}` holds texts, and 10 would stand above 2; number the positions of a slate"
+            )
         if names.user in known:
             unit = _codes(frame, names.user, origin)[0]
         else:

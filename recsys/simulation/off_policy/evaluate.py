@@ -114,6 +114,16 @@ def default_estimators() -> list[Estimator]:
     ]
 
 
+def check_names(names: Sequence[str]) -> None:
+    """Sees to it that no estimator takes the place of another in a report.
+
+    Raises:
+        ValueError: two have one name.
+    """
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"two estimators are named {twice[0]}; ask for them in two reports")
+
+
 def estimates_of(
     terms: Mapping[str, Terms],
     observed: NDArray[np.float64],
@@ -180,6 +190,7 @@ def evaluate_policies(
     Raises:
         LogError: there are fewer users than folds.
         PolicyError: a policy does not fit the log.
+        ValueError: two estimators have one name.
 
     Example:
         >>> from recsys.simulation.off_policy.policies import TablePolicy
@@ -196,6 +207,7 @@ def evaluate_policies(
     chosen = list(estimators) if estimators is not None else default_estimators()
     if estimators is None and clusters is not None:
         chosen.append(MarginalizedIPW())
+    check_names([each.name for each in chosen])
     method = intervals or Bootstrap(seed=seed)
     rewards = CrossFitted.of(reward_model or MeanByAction(), log, folds, seed)
     logged = Terms(log.reward)

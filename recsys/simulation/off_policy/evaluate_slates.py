@@ -8,7 +8,7 @@ import numpy as np
 
 from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.diagnostics import Limits, diagnose, refusals
-from recsys.simulation.off_policy.evaluate import OffPolicyReport, PolicyReport, estimates_of
+from recsys.simulation.off_policy.evaluate import OffPolicyReport, PolicyReport, check_names, estimates_of
 from recsys.simulation.off_policy.intervals import Bootstrap, IntervalMethod
 from recsys.simulation.off_policy.policies import Policy
 from recsys.simulation.off_policy.rounds import BUDGET_BYTES, rounds_of
@@ -51,7 +51,9 @@ def evaluate_slates(
     Raises:
         LogError: the log has no slates, or fewer users than folds.
         PolicyError: a policy does not fit the log.
+        ValueError: two estimators have one name.
     """
+    check_names([each.name for each in estimators or []])
     method = intervals or Bootstrap(seed=seed)
     reports = {}
     for name, policy in policies.items():

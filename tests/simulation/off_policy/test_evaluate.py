@@ -13,7 +13,7 @@ from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.diagnostics import Limits
 from recsys.simulation.off_policy.evaluate import default_estimators, evaluate_policies
 from recsys.simulation.off_policy.intervals import Normal
-from recsys.simulation.off_policy.inverse_propensity import IPW
+from recsys.simulation.off_policy.inverse_propensity import IPW, ClippedIPW
 from recsys.simulation.off_policy.policies import TablePolicy
 from tests.simulation.off_policy.worlds import world
 
@@ -78,6 +78,12 @@ def test_what_is_chosen_is_used() -> None:
     assert ipw.high - ipw.value == pytest.approx(ipw.value - ipw.low)
     only = evaluate_policies(log, {"new": WORLD.policy(log)}, intervals=Normal(), estimators=[IPW()])
     assert only.policies["new"].estimates == {"IPW": ipw}
+
+
+def test_an_estimator_does_not_take_the_place_of_another() -> None:
+    log = WORLD.draw(500, 0)
+    with pytest.raises(ValueError, match="two estimators are named clipped IPW"):
+        evaluate_policies(log, {"new": WORLD.policy(log)}, estimators=[ClippedIPW(2.0), IPW(), ClippedIPW(5.0)])
 
 
 def test_users_who_repeat_widen_the_intervals() -> None:

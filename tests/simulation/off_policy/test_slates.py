@@ -208,6 +208,8 @@ def test_a_report_of_slates() -> None:
         < LIKED.mean()
         < first.policies["uniform"].estimates["IIPS"].high
     )
+    with pytest.raises(ValueError, match="two estimators are named RIPS"):
+        evaluate_slates(log, policies, estimators=[RewardInteractionIPS(), RewardInteractionIPS()])
     never = Fixed(np.array([-np.inf, 1.0, 0.0, 0.0]))
     refused = evaluate_slates(log, {"far": RankedPolicy(never, Softmax(), log)}, limits=Limits(effective_rounds=1e9))
     assert refused.policies["far"].refusals and not refused.policies["far"].estimates
@@ -219,5 +221,7 @@ def test_slates_that_are_none() -> None:
         places_of(BanditLog.from_frame(frame))
     with pytest.raises(LogError, match="no slates"):
         places_of(BanditLog.from_frame(frame.drop(columns="slate_id")))
+    with pytest.raises(LogError, match="`position` holds texts, and 10 would stand above 2"):
+        BanditLog.from_frame(frame.assign(position=["2", "10"]))
     with pytest.raises(LogError, match="the slate of row 1 has several users"):
         places_of(BanditLog.from_frame(frame.assign(position=[1, 2], user_id=["u", "v"])))
