@@ -93,6 +93,7 @@ class ListMaker:
     Attributes:
         inputs: of the job.
         caps: of categories; None: no limit.
+        readers: of models of sources, which may know events that the model of the job does not.
         most: users that may be asked for at a time.
         threads: that may ask side by side.
     """
@@ -100,6 +101,7 @@ class ListMaker:
     def __init__(self, job: Job, inputs: Inputs, sources: Sequence[Opened], popular: Opened, caps: Caps | None) -> None:
         self.inputs, self.caps = inputs, caps
         self._config, self._sources, self._popular = job.config, sources, popular
+        self.readers = [source.reader for source in sources if source.reader is not None]
         self.most = min(source.most or job.config.batch_users for source in sources)
         self.threads = threads_within(job)
 

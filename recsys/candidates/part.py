@@ -148,7 +148,11 @@ class PartWorker:
             histories = self.reader.read(log_ids[rows], raw[rows])
             asked_for = queries[rows] if any(queries[rows]) else None
             lists = [None if pairs is None else of_rows(pairs, rows) for pairs in own.values()]
-            found.hashes[rows] = _with_lists(self.reader.hashes(histories, asked_for), lists) ^ self._categories
+            hashes = self.reader.hashes(histories, asked_for)
+            for reader in self.lists.readers:
+                theirs = reader.hashes(reader.read(log_ids[rows], raw[rows]), None)
+                hashes = mix(mix(hashes) ^ theirs)  # mixed before, else equal ones would cancel out
+            found.hashes[rows] = _with_lists(hashes, lists) ^ self._categories
             found.events[rows], unknown[rows] = histories.lengths, histories.unknown
             seen = histories.seen if config.filter_seen else None
             return Asked(self.reader, raw[rows], histories, asked_for, seen, *lists)

@@ -112,10 +112,13 @@ class Opened(NamedTuple):
     Attributes:
         retrieve: asks it.
         most: users that it may be asked for at a time; None: any number.
+        reader: with which it reads histories itself, whose events then decide lists too; None: it reads what it is
+            asked with.
     """
 
     retrieve: Retrieve
     most: int | None = None
+    reader: HistoryReader | None = None
 
 
 @dataclass(frozen=True)
@@ -306,7 +309,7 @@ def other_model(inputs: Inputs, bundle: Bundle) -> Opened:
         items, scores = ranker(batch, n, seen=lists[0], allow=lists[1], deny=lists[2])
         return TopK(back[items], scores)
 
-    return Opened(retrieve, _most(bundle.model))
+    return Opened(retrieve, _most(bundle.model), reader)
 
 
 def _most(model: Recommender) -> int | None:

@@ -15,6 +15,11 @@ from recsys.candidates.config import JobConfig
 from recsys.candidates.files import JobError
 from recsys.candidates.run import Outcome, run_job
 from recsys.candidates.sources import ItemItemSource, ModelSource
+from recsys.features.event_log import EventLog
+from recsys.features.schema import Schema
+from recsys.features.splits import LeaveLastOut
+from recsys.models.item_item import Cosine
+from recsys.tracking.bundle import Bundle
 from tests.candidates.conftest import Saved, lists_of, users_of
 
 Make = Callable[..., Saved]
@@ -62,6 +67,24 @@ def test_new_late_and_withdrawn_events_change_the_lists_of_their_users_alone(mad
     kept, whole = runs(made, tmp_path, log)
     assert kept.manifest.counts["kept"] == 37 and kept.manifest.users == 41  # not 501, 503, 505, and the new 999
     assert kept.manifest.previous == "monday"
+    assert_same(kept, whole)
+
+
+def test_what_only_the_model_of_a_source_knows_changes_a_list_too(made: Saved, tmp_path: Path) -> None:
+    events = frame(made)
+    stranger = pd.DataFrame({"user_id": range(520, 530), "item_id": 999, "timestamp": events["timestamp"].min() - 1})
+    known = EventLog.from_frame(pd.concat([events, stranger])[list(stranger)], Schema(name="shop"))
+    split = LeaveLastOut()(known)
+    neighbours = Cosine()
+    neighbours.fit(split)
+    Bundle.of(neighbours, known, split.hash).save(tmp_path / "other")
+    sources = (ModelSource(name="other", model=str(tmp_path / "other"), quota=4), ModelSource())
+    log = changed(tmp_path / "log.parquet", pd.concat([events, stranger.head(1).assign(user_id=503)]))
+    kept, whole = runs(made, tmp_path, log, sources=sources)
+    before = lists_of(tmp_path / "monday")
+    now = lists_of(whole.folder)
+    assert before["item_id"][before["user_id"] == 503].tolist() != now["item_id"][now["user_id"] == 503].tolist()
+    assert kept.manifest.counts["unknown_events"] == 1 and kept.manifest.counts["kept"] == 39
     assert_same(kept, whole)
 
 
