@@ -48,6 +48,18 @@ def write_durable(path: Path, content: bytes | str) -> None:
         raise not_written(path, error) from error
 
 
+def rename_durable(unfinished: Path, path: Path) -> None:
+    """Brings a file that something else has written to the disk, and gives it its name.
+
+    Raises:
+        OSError: the system does not do it.
+    """
+    with unfinished.open("rb+") as file:
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+    sync_folder(path.parent)
+
+
 def not_written(path: Path, error: OSError) -> JobError:
     """The error to raise when the system does not write a file."""
     return JobError(

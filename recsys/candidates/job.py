@@ -82,13 +82,13 @@ class Job:
         try:
             content = json.loads(path.read_bytes())
             version = content.pop("format")
-        except (OSError, ValueError, KeyError) as error:
+            if version == FORMAT_VERSION:
+                return cls(folder=path.parent, **content | {"config": JobConfig.of(content["config"])})
+        except JobError:  # of the configuration, which says what is wrong with it
+            raise
+        except (OSError, ValueError, TypeError, KeyError) as error:
             raise JobError(f"{path}: no job here ({error}); remove its folder, or choose another --name") from None
-        if version != FORMAT_VERSION:
-            raise JobError(
-                f"{path}: begun by another version of this package (format {version}); choose another --name"
-            )
-        return cls(folder=path.parent, **content | {"config": JobConfig.of(content["config"])})
+        raise JobError(f"{path}: begun by another version of this package (format {version}); choose another --name")
 
 
 def part_name(part: int) -> str:

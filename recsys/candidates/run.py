@@ -129,6 +129,8 @@ def _begun(config: JobConfig, folder: Path) -> Job:
     try:
         for name in ("parts", "users"):
             (folder / name).mkdir(parents=True, exist_ok=True)
+        for path in (*folder.glob("part-*.parquet"), *(folder / "users").glob("part-*.parquet")):
+            path.unlink()  # of no record, and perhaps more of them than there will be
     except OSError as error:
         raise not_written(folder, error) from error
     write_durable(job.path, job.text())

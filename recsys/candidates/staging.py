@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -60,7 +60,9 @@ def stage(job: Job, progress: Progress | None = None) -> Staged:
     """
     marker, config = job.inputs / STAGED, job.config
     if marker.is_file():
-        return Staged(**json.loads(marker.read_bytes()))
+        staged = Staged(**json.loads(marker.read_bytes()))
+        # A prepared log of the same content may have been moved since.
+        return replace(staged, log=str(Path(config.log).absolute())) if is_prepared(config.log) else staged
     job.inputs.mkdir(parents=True, exist_ok=True)
     bundle = Bundle.load(job.model_folder, config.device)
     cache = job.inputs / "log" if config.cache is None else Path(config.cache)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recsys.candidates.config import listed
-from recsys.candidates.files import JobError, not_written
+from recsys.candidates.files import JobError, not_written, rename_durable
 from recsys.features.event_log import EventLog
 from recsys.features.tables import fetch_row, fetch_table
 
@@ -50,7 +50,7 @@ def write_users(path: Path, log: EventLog, users: str | None, part_users: int) -
                 without = part["log_id"].to_numpy() == 0
                 counts["users_without_events"] += int(without.sum())
                 counts["users_of_whom_nothing_is_known"] += int((without & part["query"].is_null().to_numpy()).sum())
-        unfinished.replace(path)
+        rename_durable(unfinished, path)
     except OSError as error:
         raise not_written(path, error) from error
     return counts
@@ -101,7 +101,10 @@ def write_pairs(path: Path, source: str, option: str, users: Path, part_users: i
             (kept,) = fetch_row(connection, f"SELECT count(*) FROM ({query})")
         except duckdb.Error as error:
             raise JobError(f"{option}: {source} cannot be read, or {path} not written: {error}") from None
-    unfinished.replace(path)
+    try:
+        rename_durable(unfinished, path)
+    except OSError as error:
+        raise not_written(path, error) from error
     return {"pairs": int(kept), "pairs_of_others": int(total) - int(kept)}
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
@@ -121,6 +124,51 @@ def test_a_job_that_was_ended_goes_on_and_writes_the_same(saved: Make, tmp_path:
     assert again.made == 0 and again.manifest == outcome.manifest
 
 
+def test_files_of_a_start_that_no_record_tells_of_do_not_stay(saved: Make, tmp_path: Path) -> None:
+    """Workers that make parts side by side may die between a file and its record; fewer parts may be asked for then."""
+    made = saved()
+    with pytest.raises(Killed):
+        run_job(made.config(tmp_path, users_per_part=5), Dying(0))
+    for file in ("part-00007.parquet", "users/part-00007.parquet"):
+        (tmp_path / "night" / file).write_bytes(b"of the start before")
+    outcome = run_job(made.config(tmp_path))
+    assert sorted(contents(outcome.folder)) == sorted(outcome.manifest.files) and outcome.manifest.parts == 3
+
+
+def test_a_log_that_was_moved_is_found_where_it_is_named(saved: Make, tmp_path: Path) -> None:
+    made = saved()
+    shutil.copytree(made.folder / "log", tmp_path / "old")
+    with pytest.raises(Killed):
+        run_job(made.config(tmp_path / "out", log=str(tmp_path / "old")), Dying(1))
+    (tmp_path / "old").rename(tmp_path / "new")
+    assert run_job(made.config(tmp_path / "out", log=str(tmp_path / "new"))).made == 2
+
+
+def test_what_is_made_ready_is_on_the_disk_before_it_counts(
+    saved: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, steps = saved(), []
+    pairs = pd.DataFrame({"user_id": [500], "item_id": [110]})
+    pairs.to_parquet(tmp_path / "deny.parquet")
+    fsync, replace = os.fsync, Path.replace
+
+    def brought(handle: int) -> None:
+        steps.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name.lstrip("."))
+        fsync(handle)
+
+    def renamed(self: Path, to: Path) -> Path:
+        steps.append(f"= {to.name}")
+        return replace(self, to)
+
+    monkeypatch.setattr(os, "fsync", brought)
+    monkeypatch.setattr(Path, "replace", renamed)
+    with pytest.raises(Killed):
+        run_job(made.config(tmp_path / "out", user_deny=str(tmp_path / "deny.parquet")), Dying(0))
+    for file in ("users.parquet", "deny.parquet"):
+        at = steps.index(file)
+        assert steps[at : at + 3] == [file, f"= {file}", "inputs"] and at < steps.index("= staged.json")
+
+
 @pytest.mark.parametrize("file", ["part-00001.parquet", "users/part-00001.parquet", "parts/part-00001.json"])
 @pytest.mark.parametrize("complete", [False, True])
 def test_damaged_parts_are_made_again(saved: Make, tmp_path: Path, file: str, complete: bool) -> None:
@@ -129,9 +177,10 @@ def test_damaged_parts_are_made_again(saved: Make, tmp_path: Path, file: str, co
     before = contents(outcome.folder)
     if not complete:
         (outcome.folder / "manifest.json").unlink()
-    elif file.endswith("json"):
-        return  # the manifest alone says what is whole
     (outcome.folder / file).write_bytes(b"{}")
+    if complete and file.endswith("json"):  # the manifest alone says what is whole
+        assert run_job(made.config(tmp_path)).made == 0
+        return
     with pytest.warns(UserWarning, match=f"{Path(file).name}.*made again"):
         again = run_job(made.config(tmp_path))
     assert again.made == 1 and contents(again.folder) == before
@@ -164,8 +213,6 @@ def test_a_full_disk_is_one_error_and_nothing_is_lost(
     saved: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = saved()
-    import os
-
     real, calls = os.fsync, []
 
     def full(handle: int) -> None:
@@ -194,6 +241,10 @@ def test_a_record_says_what_was_written(saved: Make, tmp_path: Path) -> None:
     (outcome.folder / "job.json").write_text(json.dumps({"format": 0}))
     with pytest.raises(JobError, match="another version"):
         Job.read(outcome.folder / "job.json")
+    for content in ("[]", '{"format": 1}', '{"format": 1, "config": {}}'):
+        (outcome.folder / "job.json").write_text(content)
+        with pytest.raises(JobError, match=r"job\.json: no job here .*choose another --name"):
+            Job.read(outcome.folder / "job.json")
 
 
 def test_progress_counts_users(saved: Make, tmp_path: Path) -> None:
