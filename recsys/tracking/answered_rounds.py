@@ -66,7 +66,7 @@ def _requests(log: BanditLog, columns: LogColumns) -> pd.DataFrame:
     if "user_id" in asked:
         asked["user_id"] = asked["user_id"].astype(str)
     if "history" in asked:
-        asked["history"] = [[str(item) for item in items] for items in asked["history"]]
+        asked["history"] = [None if items is None else [str(item) for item in items] for items in asked["history"]]
     if log.candidates is not None:
         asked["candidates"] = [[str(item) for item in items] for items in table["candidates"]]
     if asked.empty:

@@ -144,6 +144,21 @@ def test_candidates_are_the_only_items_that_are_ordered(tmp_path: Path) -> None:
     assert seen == [[str(item) for item in candidates] for candidates in offered]
 
 
+def test_a_history_that_is_not_known_is_none(tmp_path: Path) -> None:
+    path = log(tmp_path / "log.parquet", 300)
+    frame = pd.read_parquet(path)
+    frame.loc[7, "history"] = None
+    frame.to_parquet(path)
+    seen: list[Any] = []
+
+    def first(asked: pd.DataFrame, params: dict[str, Any]) -> pd.DataFrame:
+        seen.extend(asked["history"])
+        return pd.DataFrame({"request": range(len(asked)), "item_id": "5", "rank": 1, "score": 1.0})
+
+    LoggedRewards(k=1).bound(path, contestant(first), 0.05)
+    assert seen[7] is None and len(seen) == 300 and sum(history is None for history in seen) == 1
+
+
 def test_a_file_of_gates_names_its_parts(tmp_path: Path) -> None:
     off_policy = "recsys.simulation.off_policy"
     (tmp_path / "gates.yaml").write_text(
