@@ -187,8 +187,12 @@ class ListMaker:
         with clock.step("ranking"):
             top = reranked(self.inputs.bundle.model, asked.batch, TopK(first.items, first.scores), config.fetched)
         with clock.step("merging"):
-            second = self._merge([top], config.k, [None], [config.min_score], self.caps)
-        return _with_origin(second, first)
+            second = _with_origin(self._merge([top], config.k, [None], [config.min_score], self.caps), first)
+            few = ((first.items > 0).sum(1) < config.k).nonzero().squeeze(1)
+            if len(few):  # why there are fewer than k, and not why there are fewer than were to be ranked
+                of_few = [TopK(items[few], scores[few]) for items, scores in lists]
+                second.reason[few] = self._merge(of_few, config.k, quotas, least, None).reason
+        return second
 
     def _merge(
         self,
@@ -204,12 +208,11 @@ class ListMaker:
 
 
 def _with_origin(second: Merged, first: Merged) -> Merged:
-    """A ranked list with the sources from which its items were retrieved, and why those were too few, if they were."""
+    """A ranked list with the sources from which its items were retrieved."""
     ordered, place = first.items.sort(dim=1)
     at = torch.searchsorted(ordered, second.items.contiguous()).clamp_(max=ordered.shape[1] - 1)
     source = first.source.gather(1, place.gather(1, at)).masked_fill(second.items == 0, -1)
-    few = (first.items > 0).sum(1) < second.items.shape[1]
-    return second._replace(source=source, reason=torch.where(few, first.reason, second.reason))
+    return second._replace(source=source)
 
 
 def threads_within(job: Job) -> int:

@@ -188,6 +188,16 @@ def test_a_short_ranking_tells_why_too_little_was_retrieved(saved: Make, tmp_pat
     assert users["items"].eq(3).all() and users["reason"].eq("quotas").all()
 
 
+def test_why_a_ranking_is_short_does_not_depend_on_how_much_was_retrieved(saved: Make, tmp_path: Path) -> None:
+    made = saved("synergen")
+    free = lists_of(run_job(made.config(tmp_path / "free", k=25)).folder)
+    least = float(free["score"].quantile(0.9))  # of about 22 items that a user has not seen
+    few = (ModelSource(min_score=least),)
+    outcome = run_job(made.config(tmp_path / "out", sources=few, rank=True, retrieve=28))
+    users = users_of(outcome.folder)
+    assert (users["items"] < 5).any() and set(users["reason"].dropna()) == {"minimum"}
+
+
 def test_caps_hold_by_category(tmp_path: Path, saved: Make) -> None:
     random = np.random.default_rng(1)
     events = pd.DataFrame({"user_id": np.repeat(np.arange(30), 6), "item_id": random.integers(0, 40, 180)})
