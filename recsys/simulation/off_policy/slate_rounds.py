@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 
 from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
-from recsys.simulation.off_policy.policies import Block, Policy
+from recsys.simulation.off_policy.policies import Policy
 from recsys.simulation.off_policy.ranked_policy import RankedPolicy, places_of
-from recsys.simulation.off_policy.reward_models import CrossFitted, MeansByAction, folds_of, shrunk_means
+from recsys.simulation.off_policy.reward_models import folds_of, shrunk_means
 from recsys.simulation.off_policy.rounds import BUDGET_BYTES, check_probabilities
 
 
@@ -52,8 +52,8 @@ def slate_rounds(
 ) -> SlateRounds:
     """Reads a policy once, position by position from the last one up.
 
-    The model of a position is the shrunk mean by action of its reward plus what is expected below it, fitted to other
-    users (fitted Q evaluation).
+    The model of a position is the shrunk mean by action of its reward plus what is expected below it (fitted Q
+    evaluation). It is fitted to other users, and so are the models below whose expectations it learns.
 
     Args:
         log: a log with slates.
@@ -73,18 +73,20 @@ def slate_rounds(
     value = weighted_rewards(log, position_weights)
     fold = folds_of(log, folds, seed)
     chance, predicted, expected = (np.zeros(len(log)) for _ in range(3))
-    below = np.zeros(slates)
+    # What each fold's models expect below, of all slates: what a user earned must not reach his own through others.
+    below = np.zeros((folds, slates))
     for position in range(positions - 1, -1, -1):
         slate = np.flatnonzero(place[:, position] >= 0)
         rows = place[slate, position]
-        to_go = value[rows] + below[slate]
-        models = []
+        to_go = value[rows] + below[:, slate]
+        means = np.zeros((folds, log.n_actions))
         for number in range(folds):
             other = fold[rows] != number
-            means = shrunk_means(log, rows[other], to_go[other], shrinkage)
-            models.append(MeansByAction(means, rows[other], shrinkage))
-        _read(log, policy, CrossFitted(list(models), fold), rows, budget, chance, predicted, expected)
-        below[slate] = expected[rows]
+            if other.any():
+                means[number] = shrunk_means(log, rows[other], to_go[number, other], shrinkage)[position]
+        chance[rows], below[:, slate] = _read(log, policy, means, rows, budget)
+        predicted[rows] = means[fold[rows], log.action[rows]]
+        expected[rows] = below[fold[rows], slate]
     at = place.clip(min=0)
     shown = place >= 0
     marginal = None
@@ -124,24 +126,21 @@ def observed_slates(
 
 @torch.no_grad()
 def _read(
-    log: BanditLog,
-    policy: Policy,
-    rewards: CrossFitted,
-    rows: NDArray[np.int64],
-    budget: int,
-    chance: NDArray[np.float64],
-    predicted: NDArray[np.float64],
-    expected: NDArray[np.float64],
-) -> None:
-    """Fills in chances and predictions of rows."""
-    rows = rows[np.argsort(rewards.fold[rows], kind="stable")]
+    log: BanditLog, policy: Policy, means: NDArray[np.float64], rows: NDArray[np.int64], budget: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """`[n]` chances of the logged actions of rows, and `[folds, n]` what the policy earns by means `[folds, A]`."""
+    chance, expected = np.empty(len(rows)), np.empty((len(means), len(rows)))
     step = max(1, budget // (8 * policy.width(log)))
     for first in range(0, len(rows), step):
-        part = rows[first : first + step]
-        block = policy.block(log, part)
-        check_probabilities(block, part, log)
-        action = torch.from_numpy(log.action[part])
-        chance[part] = block.of(action).double().numpy()
-        expected[part] = torch.linalg.vecdot(block.probability, rewards.predict(log, part, block)).double().numpy()
-        own = Block(torch.ones(len(part), 1, dtype=torch.float64), action[:, None])
-        predicted[part] = rewards.predict(log, part, own).squeeze(1).numpy()
+        here = slice(first, first + step)
+        block = policy.block(log, rows[here])
+        check_probabilities(block, rows[here], log)
+        chance[here] = block.of(torch.from_numpy(log.action[rows[here]])).double().numpy()
+        tables = torch.from_numpy(means).to(block.probability.dtype)
+        if block.actions is None:
+            expected[:, here] = (tables @ block.probability.T).double().numpy()
+            continue
+        for number, table in enumerate(tables):
+            of_action = table[block.actions.clamp(min=0)]
+            expected[number, here] = torch.linalg.vecdot(block.probability, of_action).double().numpy()
+    return chance, expected

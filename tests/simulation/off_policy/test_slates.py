@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from recsys.simulation.off_policy.diagnostics import Limits
 from recsys.simulation.off_policy.evaluate_slates import evaluate_slates
 from recsys.simulation.off_policy.policies import PolicyError, TablePolicy
 from recsys.simulation.off_policy.ranked_policy import RankedPolicy, places_of
+from recsys.simulation.off_policy.reward_models import folds_of
 from recsys.simulation.off_policy.scored_policy import Scored
 from recsys.simulation.off_policy.slate_rounds import SlateRounds, slate_rounds
 from recsys.simulation.off_policy.slates import CascadeDR, IndependentIPS, RewardInteractionIPS, SlateEstimator
@@ -103,6 +105,52 @@ def test_rewards_that_depend_on_what_stands_above() -> None:
     assert np.var(found["cascade DR"]) < 0.9 * np.var(found["RIPS"])
     with pytest.raises(ValueError, match="independent IPS needs"):
         IndependentIPS()(slates)
+
+
+def test_no_model_knows_the_user_whom_it_predicts_for() -> None:
+    log = draw(30, 0)
+    policy = RankedPolicy(Fixed(TARGET), Softmax(), log)
+    place = places_of(log)
+    before = slate_rounds(log, policy, folds=3)
+    for slate in range(5):
+        reward = log.reward.copy()
+        reward[place[slate]] += [3.0, 2.0, 7.0]
+        after = slate_rounds(replace(log, reward=reward), policy, folds=3)
+        for name in ("predicted", "expected"):
+            assert (getattr(after, name)[slate] == getattr(before, name)[slate]).all(), name
+            assert (getattr(after, name) != getattr(before, name)).any(), name
+
+
+def test_predictions_are_those_of_a_loop_down_the_slate() -> None:
+    log, shrinkage, folds = draw(40, 1), 2.0, 2
+    slates = slate_rounds(log, RankedPolicy(Fixed(TARGET), Softmax(), log), folds=folds, shrinkage=shrinkage)
+    place, fold = places_of(log), folds_of(log, folds, 0)
+    for number in range(folds):
+        below = np.zeros(40)
+        for k in range(POSITIONS - 1, -1, -1):
+            to_go = log.reward[place[:, k]] + below
+            known = np.array([fold[place[s, k]] != number for s in range(40)])
+            action, mean = log.action[place[:, k]], to_go[known].mean()
+            q = np.zeros(ACTIONS)
+            for a in range(ACTIONS):
+                cell = known & (action == a)
+                q[a] = (to_go[cell].sum() + shrinkage * mean) / (cell.sum() + shrinkage)
+            for s in range(40):
+                above = tuple(log.action[place[s, :k]])
+                left = [a for a in range(ACTIONS) if a not in above]
+                below[s] = sum(plackett_luce(TARGET, (*above, a))[-1] * q[a] for a in left)
+                if not known[s]:
+                    assert slates.predicted[s, k] == pytest.approx(q[action[s]])
+                    assert slates.expected[s, k] == pytest.approx(below[s])
+
+
+def test_a_slate_may_be_longer_than_all_others() -> None:
+    log = draw(30, 0)
+    row = log.table.assign(position=POSITIONS, action=3, reward=1.0, propensity=1.0, user_id=0).iloc[[0]]
+    longer = BanditLog.from_frame(pd.concat([log.table, row]).drop(columns="user_id"), actions=range(ACTIONS + 1))
+    policy = TablePolicy(np.full((1, ACTIONS + 1), 1 / (ACTIONS + 1)), np.zeros(len(longer), dtype=np.int64))
+    slates = slate_rounds(longer, policy)
+    assert np.isfinite(slates.predicted).all() and np.isfinite(slates.expected).all()
 
 
 def some_slates(n: int = 40) -> SlateRounds:
