@@ -140,14 +140,15 @@ class PartWorker:
             raw = users["user_id"].to_pandas().to_numpy()
             log_ids = users["log_id"].to_numpy()
             queries = np.array([*users["query"].to_pylist(), None], dtype=object)[:-1]
-            own = {option: self._pairs(file, part, len(raw)) for option, file in PAIRS.items()}
+            pairs = {option: self._pairs(file, part, len(raw)) for option, file in PAIRS.items()}
+            own = [None if given is None else given[0] for given in pairs.values()]
         found = Lists.empty(len(raw), config.k)
         unknown = np.zeros(len(raw), dtype=np.int64)
 
         def read(rows: Ids) -> Asked:
             histories = self.reader.read(log_ids[rows], raw[rows])
             asked_for = queries[rows] if any(queries[rows]) else None
-            lists = [None if pairs is None else of_rows(pairs, rows) for pairs in own.values()]
+            lists = [None if ids is None else of_rows(ids, rows) for ids in own]
             hashes = self.reader.hashes(histories, asked_for)
             for reader in self.lists.readers:
                 theirs = reader.hashes(reader.read(log_ids[rows], raw[rows]), None)
@@ -179,6 +180,7 @@ class PartWorker:
         with clock.step("writing"):
             files = self._write(part, users["user_id"].combine_chunks(), found)
         counts = {"cold": int(found.cold.sum()), "unknown_events": int(unknown.sum())}
+        counts |= {f"{option}_unknown": given[1] for option, given in pairs.items() if given is not None}
         if self._kept is not None:
             counts["kept"] = len(raw) - len(missing)
         for reason, users_short in zip(*np.unique(found.reason[found.reason > 0], return_counts=True), strict=True):
@@ -189,15 +191,16 @@ class PartWorker:
         write_durable(self.job.record(part), record.text())
         return record
 
-    def _pairs(self, file: str, part: int, users: int) -> Jagged | None:
-        """The items of a list of users, for the users of a part; ones that the model does not know are left out."""
+    def _pairs(self, file: str, part: int, users: int) -> tuple[Jagged, int] | None:
+        """The items of a list of users, for the users of a part, and how many the model does not know."""
         path = self.job.inputs / file
         if not path.is_file():
             return None
         pairs = pq.read_table(path, filters=[("part", "=", part)])
         ids = item_ids(self.reader.bundle, pairs["item"].combine_chunks())
         row = pairs["row"].to_numpy()[ids > 0]
-        return Jagged(torch.from_numpy(ids[ids > 0]), torch.from_numpy(offsets_of(np.bincount(row, minlength=users))))
+        offsets = offsets_of(np.bincount(row, minlength=users))
+        return Jagged(torch.from_numpy(ids[ids > 0]), torch.from_numpy(offsets)), int((ids == 0).sum())
 
     def _write(self, part: int, users: pa.Array, found: Lists) -> dict[str, str]:
         """Writes lists and users; the hash of each file by its path."""

@@ -16,6 +16,9 @@ from recsys.features.event_log import EventLog
 from recsys.features.tables import fetch_row, fetch_table
 
 _SHOWN = 3
+_FRACTIONS = ("DOUBLE", "FLOAT", "DECIMAL")
+_WHOLE = r"-?[0-9]+(\.0+)?"
+"""A whole number, however a table has written it; a cast alone would round others."""
 
 
 def write_users(path: Path, log: EventLog, users: str | None, part_users: int) -> dict[str, int]:
@@ -41,7 +44,7 @@ def write_users(path: Path, log: EventLog, users: str | None, part_users: int) -
     names = ("users", "users_without_events", "users_named_twice", "users_of_whom_nothing_is_known")
     counts = dict.fromkeys(names, 0)
     unfinished = path.with_name(f".{path.name}")
-    parts = _everybody(log, part_users, kind) if users is None else _named(log, users, part_users, counts)
+    parts = _everybody(log, part_users, kind) if users is None else _named(log, users, part_users, counts, path.parent)
     try:
         with pq.ParquetWriter(unfinished, schema) as writer:
             for part in parts:
@@ -80,6 +83,11 @@ def write_pairs(path: Path, source: str, option: str, users: Path, part_users: i
         for name in ("user_id", "item_id"):
             if name not in columns:
                 raise JobError(f"{option}: {source} has no column `{name}`, but {', '.join(columns)}")
+            if columns[name].startswith(_FRACTIONS):
+                raise JobError(
+                    f"{option}: {source}: `{name}` holds numbers with fractions ({columns[name]}), which are no ids; "
+                    "write integers or strings"
+                )
         connection.execute(
             f"CREATE TEMP VIEW users AS SELECT CAST(user_id AS VARCHAR) AS name, file_row_number AS place "
             f"FROM read_parquet({_literal(str(users))}, file_row_number = true)"
@@ -115,14 +123,16 @@ def _everybody(log: EventLog, part_users: int, kind: pa.DataType) -> Iterator[pa
         yield pa.table({"user_id": names, "log_id": ids, "query": pa.nulls(len(ids), pa.string())})
 
 
-def _named(log: EventLog, users: str, part_users: int, counts: dict[str, int]) -> Iterator[pa.Table]:
+def _named(log: EventLog, users: str, part_users: int, counts: dict[str, int], spill: Path) -> Iterator[pa.Table]:
     """The users of a list, each once, with their ids in the log."""
     integers = log.users.values.dtype == np.int64
-    with _connection(None) as connection:
+    with _connection(spill) as connection:
         columns = _attach(connection, "list", users, "--users")
         if "user_id" not in columns:
             raise JobError(f"--users: {users} has no column `user_id`, but {', '.join(columns)}")
-        name = f"{'try_cast' if integers else 'cast'}(user_id AS {'BIGINT' if integers else 'VARCHAR'})"
+        name = "CAST(user_id AS VARCHAR)"
+        if integers:
+            name = f"CASE WHEN regexp_full_match(trim({name}), '{_WHOLE}') THEN try_cast(user_id AS BIGINT) END"
         query = "nullif(trim(CAST(query AS VARCHAR)), '')" if "query" in columns else "CAST(NULL AS VARCHAR)"
         try:
             _check_names(connection, users, name, integers)
@@ -162,8 +172,8 @@ def _check_names(connection: duckdb.DuckDBPyConnection, users: str, name: str, i
         raise JobError(f"--users: {users}: ids of users in the log are integers, and `{example}` is none")
 
 
-def _attach(connection: duckdb.DuckDBPyConnection, name: str, source: str, option: str) -> list[str]:
-    """Makes a file known under a name; its columns."""
+def _attach(connection: duckdb.DuckDBPyConnection, name: str, source: str, option: str) -> dict[str, str]:
+    """Makes a file known under a name; the types of its columns."""
     try:
         if source.startswith("@"):
             words = listed((source,), option)
@@ -176,16 +186,13 @@ def _attach(connection: duckdb.DuckDBPyConnection, name: str, source: str, optio
         else:
             reader = f"read_parquet({_literal(source)})"
         connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM {reader}")
-        return [str(column) for column, *_ in connection.execute(f"DESCRIBE {name}").fetchall()]
+        return {str(column): str(kind) for column, kind, *_ in connection.execute(f"DESCRIBE {name}").fetchall()}
     except duckdb.Error as error:
         raise JobError(f"{option}: {source} cannot be read: {error}") from None
 
 
-def _connection(spill: Path | None) -> duckdb.DuckDBPyConnection:
-    config: dict[str, str | bool | int | float | list[str]] = {"memory_limit": "1GB"}
-    if spill is not None:
-        config["temp_directory"] = str(spill / "spill")
-    return duckdb.connect(":memory:", config=config)
+def _connection(spill: Path) -> duckdb.DuckDBPyConnection:
+    return duckdb.connect(":memory:", config={"memory_limit": "1GB", "temp_directory": str(spill / "spill")})
 
 
 def _literal(text: str) -> str:

@@ -51,6 +51,17 @@ def test_items_of_everybody_and_of_single_users(saved: Make, tmp_path: Path) -> 
     assert users["reason"][2:].eq("too_few_items").all() and len(users) == 40
     counts = run_job(made.config(tmp_path / "out", deny=("107", "gone"), **lists)).manifest.counts
     assert (counts["user_deny_pairs"], counts["user_deny_pairs_of_others"], counts["deny_unknown"]) == (3, 1, 1)
+    assert (counts["user_deny_unknown"], counts["user_allow_unknown"]) == (1, 0)
+
+
+@pytest.mark.parametrize("column", ["user_id", "item_id"])
+def test_ids_that_are_written_as_fractions_would_match_nothing_and_are_refused(
+    saved: Make, tmp_path: Path, column: str
+) -> None:
+    pairs = pd.DataFrame({"user_id": [500], "item_id": [110]})
+    pairs.astype({column: "float64"}).to_parquet(tmp_path / "deny.parquet")
+    with pytest.raises(JobError, match=f"--user_deny: .*`{column}` holds numbers with fractions .DOUBLE."):
+        run_job(saved().config(tmp_path / "out", user_deny=str(tmp_path / "deny.parquet")))
 
 
 def test_seen_items_are_given_where_they_may(saved: Make, tmp_path: Path) -> None:
@@ -83,6 +94,7 @@ def test_users_of_a_list_and_their_queries(saved: Make, tmp_path: Path) -> None:
     ("content", "message"),
     [
         ("user_id\n1\nx\n", "ids of users in the log are integers, and `x` is none"),
+        ("user_id\n500.0\n501.6\n", "ids of users in the log are integers, and `501.6` is none"),
         ("user_id,query\n1,oil\n1,soap\n", "gives user `1` several queries"),
         ("customer\n1\n", "has no column `user_id`, but customer"),
         ("user_id\n", "names nobody"),
