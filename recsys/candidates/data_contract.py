@@ -113,12 +113,20 @@ class DataContract:
             content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ContractError(f"{path}: no file of limits ({error})") from None
+        content = {} if content is None else content
+        if not isinstance(content, dict) or not all(isinstance(limits, dict) for limits in content.values()):
+            raise ContractError(
+                f"{path}: rules by name are wanted, each with its limits, such as `nulls: {{warn: null, refuse: 0}}`"
+            )
         parser = ArgumentParser(exit_on_error=False)
         parser.add_class_arguments(cls, "contract")
         try:
             with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
                 warnings.simplefilter("ignore", DeprecationWarning)
-                read = parser.instantiate_classes(parser.parse_object({"contract": content or {}})).contract
+                read = parser.instantiate_classes(parser.parse_object({"contract": content})).contract
+            for name, limits in vars(read).items():
+                if any(math.isnan(limit) for limit in (limits.warn, limits.refuse) if limit is not None):
+                    raise ValueError(f"{name}: a limit is a number, or null where there is none")
         except (ArgumentError, TypeError, ValueError) as error:
             names = ", ".join(cls.__dataclass_fields__)
             what = " ".join(str(error).split())
@@ -184,7 +192,7 @@ class DataContract:
         )
 
     def _of_change(self, new: Summary, previous: Summary | None) -> Iterator[Finding]:
-        if previous is None or not previous.users or not previous.rows:
+        if previous is None or not previous.users or not len(previous.items):
             for name in ("users_change", "coverage_fall", "score_drift", "item_drift"):
                 yield Finding(name, "ok", None, None, "nothing to compare with is published")
             return
@@ -204,7 +212,7 @@ class DataContract:
         yield _most(
             "item_drift",
             self.item_drift,
-            jensen_shannon(previous.items, new.items) if new.rows else math.nan,
+            jensen_shannon(previous.items, new.items) if len(new.items) else math.nan,
             f"which items are given how often, against {previous.name}",
         )
 

@@ -150,7 +150,9 @@ def test_without_users_or_something_to_compare_with(night: Summary) -> None:
     nobody = replace(night, users=0, rows=0, expected_users=0, expected_rows=0, short_users=0, items=night.items[:0])
     findings = {finding.name: finding for finding in DataContract().check(nobody, night)}
     assert {findings[name].level for name in ("users", "short_users", "users_change", "item_drift")} == {"refuse"}
-    for previous in (None, nobody):
+    nothing = replace(night, items=night.items[:0])  # all names of items are empty
+    assert found("item_drift", DataContract(), nothing, night).level == "refuse"
+    for previous in (None, nobody, nothing):
         assert found("users_change", DataContract(), night, previous)[1:4] == ("ok", None, None)
 
 
@@ -180,7 +182,15 @@ def test_limits_in_a_file(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("content", "what"),
-    [("shrot_users: {warn: 1}", "shrot_users.*a rule is one of"), ("nulls: {warn: many}", "many"), ("{", "no file")],
+    [
+        ("shrot_users: {warn: 1}", "shrot_users.*a rule is one of"),
+        ("nulls: {warn: many}", "many"),
+        ("nulls: {warn: .nan}", r"nulls: a limit is a number.*a rule is one of"),
+        ("{", "no file"),
+        ("- nulls: {warn: 1}", "rules by name are wanted, each with its limits"),
+        ("nulls: 1", "rules by name are wanted, each with its limits"),
+        ("nulls: null", "rules by name are wanted, each with its limits"),
+    ],
 )
 def test_wrong_limits_are_refused(content: str, what: str, tmp_path: Path) -> None:
     path = tmp_path / "limits.yaml"
