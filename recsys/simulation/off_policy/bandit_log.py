@@ -174,8 +174,8 @@ class BanditLog:
         action = index.get_indexer(pd.Index(frame[names.action]))
         if (bad := _first(action < 0)) is not None:
             raise LogError(
-                f"{origin}: `{names.action}` is {frame[names.action].iloc[bad]!r} in row {bad}, which is none of the "
-                f"{len(index)} actions; add it to `actions` or leave the row out"
+                f"{origin}: `{names.action}` is {as_written(frame[names.action].iloc[bad])} in row {bad}, which is "
+                f"none of the {len(index)} actions; add it to `actions` or leave the row out"
             )
         candidates = None if raw_candidates is None else _candidates(raw_candidates, index, action, names, origin)
         position = _codes(frame, names.position, origin) if names.position in known else None
@@ -204,6 +204,11 @@ class BanditLog:
             table=frame,
             origin=origin,
         )
+
+
+def as_written(value: Any) -> str:
+    """A value of a table as people write it: 7, and not np.int64(7)."""
+    return repr(value.item() if isinstance(value, np.generic) else value)
 
 
 def _first(bad: NDArray[np.bool_]) -> int | None:
@@ -264,7 +269,9 @@ def _vocabulary(
         return found.sort_values()
     given = pd.Index(actions)
     if not given.is_unique:
-        raise LogError(f"{origin}: `actions` has {given[given.duplicated()][0]!r} more than once; name each once")
+        raise LogError(
+            f"{origin}: `actions` has {as_written(given[given.duplicated()][0])} more than once; name each once"
+        )
     return given
 
 
@@ -279,16 +286,16 @@ def _candidates(
     row = np.repeat(np.arange(len(action)), np.diff(offsets))
     if (bad := _first(values < 0)) is not None:
         raise LogError(
-            f"{origin}: `{names.candidates}` names {raw[0][bad]!r} in row {row[bad]}, which is none of the actions; "
-            "add it to `actions`"
+            f"{origin}: `{names.candidates}` names {as_written(raw[0][bad])} in row {row[bad]}, which is none of the "
+            "actions; add it to `actions`"
         )
     pairs = row * len(index) + values
     if len(np.unique(pairs)) < len(pairs):
         ordered = np.sort(pairs)
         twice = int(ordered[1:][ordered[1:] == ordered[:-1]][0])
         raise LogError(
-            f"{origin}: `{names.candidates}` names {index[twice % len(index)]!r} twice in row {twice // len(index)}; "
-            "name each once"
+            f"{origin}: `{names.candidates}` names {as_written(index[twice % len(index)])} twice in row "
+            f"{twice // len(index)}; name each once"
         )
     among = np.bincount(row[values == action[row]], minlength=len(action))
     if (lost := _first(among == 0)) is not None:

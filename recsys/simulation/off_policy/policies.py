@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.simulation.off_policy.bandit_log import BanditLog
+from recsys.simulation.off_policy.bandit_log import BanditLog, as_written
 
 
 class PolicyError(ValueError):
@@ -96,19 +96,22 @@ class TablePolicy:
                 raise PolicyError(f"the policy's table has no column `{name}`; it has {', '.join(frame.columns)}")
             if name in by and name not in log.table.columns:
                 raise PolicyError(f"{log.origin}: no column `{name}`, by which the policy's table tells groups apart")
+        if not pd.api.types.is_numeric_dtype(frame["probability"].dtype):
+            raise PolicyError("`probability` of the policy's table is no column of numbers; give each row its chance")
         action = log.actions.get_indexer(pd.Index(frame["action"]))
         if (action < 0).any():
+            stranger = as_written(frame["action"].iloc[int((action < 0).argmax())])
             raise PolicyError(
-                f"{log.origin}: the policy recommends {frame['action'].iloc[int((action < 0).argmax())]!r}, which is "
-                "no action of the log; name all actions by `actions` when the log is read"
+                f"{log.origin}: the policy recommends {stranger}, which is no action of the log, such as "
+                f"{as_written(log.actions[0])}; name all actions by `actions` when the log is read"
             )
         unknown = np.ones(log.n_actions, dtype=np.bool_)
         unknown[action] = False
         if unknown[log.action].any():
             row = int(unknown[log.action].argmax())
             raise PolicyError(
-                f"{log.origin}: the action {log.actions[log.action[row]]!r} of row {row} is unknown to the policy; "
-                "give it a row in the policy's table, with probability 0 where it is never recommended"
+                f"{log.origin}: the action {as_written(log.actions[log.action[row]])} of row {row} is unknown to the "
+                "policy; give it a row in the policy's table, with probability 0 where it is never recommended"
             )
         groups, row_group, group = 1, np.zeros(len(frame), np.int64), np.zeros(len(log), np.int64)
         if by:
@@ -118,8 +121,8 @@ class TablePolicy:
             group = distinct.get_indexer(pd.MultiIndex.from_frame(log.table[list(by)]))
             if (group < 0).any():
                 row = int((group < 0).argmax())
-                named = {name: log.table[name].iloc[row] for name in by}
-                raise PolicyError(f"{log.origin}: the policy's table has no group {named}, that of row {row}")
+                named = ", ".join(f"{name} {as_written(log.table[name].iloc[row])}" for name in by)
+                raise PolicyError(f"{log.origin}: the policy's table has no group of {named}, that of row {row}")
         cells = row_group * log.n_actions + action
         if len(np.unique(cells)) < len(cells):
             raise PolicyError("the policy's table names an action twice in one group; name each once")

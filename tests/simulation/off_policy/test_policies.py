@@ -175,8 +175,10 @@ def test_a_table_by_groups() -> None:
     for broken, by, said in (
         (rows.drop(columns="probability"), ["position"], "no column `probability`"),
         (rows.assign(t=1), ["t"], "no column `t`, by which"),
-        (rows.assign(action=["a", "b", "z"]), ["position"], "recommends 'z'.*name all actions"),
-        (rows[rows["position"] == 1], ["position"], "no group {'position': .*2.*}, that of row 0"),
+        (rows.assign(action=["a", "b", "z"]), ["position"], "recommends 'z'.*such as 'a'; name all actions"),
+        (rows.assign(action=[1, 2, 3]), ["position"], r"recommends 1, which is no action of the log, such as 'a'"),
+        (rows.assign(probability=["a", "b", "c"]), ["position"], "`probability` .* is no column of numbers"),
+        (rows[rows["position"] == 1], ["position"], "no group of position 2, that of row 0"),
         (rows, [], "names an action twice"),
         (rows.assign(probability=[0.3, 0.6, 1.0]), ["position"], "group 0 sum to 0.9"),
         (rows.assign(probability=[-0.3, 1.3, 1.0]), ["position"], "the least is -0.3"),
