@@ -11,7 +11,7 @@ import pandas as pd
 from recsys.evaluation.requests_table import JUDGES_ALONE, SCHEMA
 from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns, LogError
 from recsys.simulation.off_policy.scored_policy import ListScores
-from recsys.tracking.pyfunc_evaluation import AnswerError
+from recsys.tracking.pyfunc_evaluation import AnswerError, integers_of
 
 
 def answered_rounds(
@@ -66,12 +66,17 @@ def _requests(log: BanditLog, columns: LogColumns) -> pd.DataFrame:
     if "user_id" in asked:
         asked["user_id"] = asked["user_id"].astype(str)
     if "history" in asked:
-        asked["history"] = [None if items is None else [str(item) for item in items] for items in asked["history"]]
+        asked["history"] = [_names(items) for items in asked["history"]]
     if log.candidates is not None:
-        asked["candidates"] = [[str(item) for item in items] for items in table["candidates"]]
+        asked["candidates"] = [_names(items) for items in table["candidates"]]
     if asked.empty:
         raise LogError(f"{log.origin} says nothing of who was asked; it needs `user_id` or `history`")
     return asked
+
+
+def _names(items: Any) -> Any:
+    """Items as served models name them; None where it is not known which."""
+    return None if items is None else [str(item) for item in items]
 
 
 def _answer(answer: Any, asked: int, k: int, model: str) -> tuple[Any, Any, Any]:
@@ -83,10 +88,13 @@ def _answer(answer: Any, asked: int, k: int, model: str) -> tuple[Any, Any, Any]
     wanted = {"request", "item_id", "rank", "score"}
     if not isinstance(answer, pd.DataFrame) or not wanted <= set(answer.columns):
         raise AnswerError(f"{model} must answer with a DataFrame of {', '.join(sorted(wanted))}")
-    request, rank = (answer[name].to_numpy(dtype=np.int64) for name in ("request", "rank"))
+    request, rank = (integers_of(answer, name, model) for name in ("request", "rank"))
     score = answer["score"].to_numpy(dtype=np.float64)
     if len(answer) and not (0 <= request.min() <= request.max() < asked and 1 <= rank.min() <= rank.max() <= k):
         raise AnswerError(f"{model} answers requests 0 to {asked - 1} with ranks 1 to {k}, and with nothing else")
     if not np.isfinite(score).all():
         raise AnswerError(f"{model} answers with a score that is not finite")
+    for column, what in (("rank", "two items of one rank"), ("item_id", "one item twice")):
+        if (twice := answer.duplicated(["request", column]).to_numpy()).any():
+            raise AnswerError(f"{model} answers request {request[int(twice.argmax())]} of a frame with {what}")
     return request, rank - 1, score

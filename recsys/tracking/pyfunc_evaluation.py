@@ -120,7 +120,7 @@ def _lists(
     if not isinstance(answer, pd.DataFrame) or not set(_COLUMNS) <= set(answer.columns):
         has = f"the columns {', '.join(map(str, answer.columns))}" if isinstance(answer, pd.DataFrame) else type(answer)
         raise AnswerError(f"{model} must answer with a DataFrame of {', '.join(_COLUMNS)}, not with {has}")
-    request, rank = _integers(answer, "request", model), _integers(answer, "rank", model)
+    request, rank = integers_of(answer, "request", model), integers_of(answer, "rank", model)
     items = answer["item_id"].to_numpy(dtype=object)
 
     def refuse(wrong: NDArray[np.bool_], what: str) -> None:
@@ -161,7 +161,12 @@ def _lists(
     return lists
 
 
-def _integers(answer: pd.DataFrame, column: str, model: str) -> NDArray[np.int64]:
+def integers_of(answer: pd.DataFrame, column: str, model: str) -> NDArray[np.int64]:
+    """`[n]` integers of a column of an answer.
+
+    Raises:
+        AnswerError: they are none.
+    """
     values = pd.to_numeric(answer[column], errors="coerce")
     if values.isna().any() or not (values == values.round()).all():
         raise AnswerError(f"{model}: column `{column}` of an answer must hold integers")

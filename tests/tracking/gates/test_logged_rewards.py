@@ -114,6 +114,9 @@ def test_a_log_that_cannot_judge_is_an_error_of_the_gate(tmp_path: Path) -> None
         (lambda answer: answer.assign(rank=answer["rank"] - 1), "ranks 1 to 2"),
         (lambda answer: answer.assign(request=answer["request"] + 1), "requests 0 to"),
         (lambda answer: answer.assign(score=np.nan), "not finite"),
+        (lambda answer: answer.assign(rank=1), "two items of one rank"),
+        (lambda answer: answer.assign(item_id="5"), "one item twice"),
+        (lambda answer: answer.assign(rank=np.nan), "`rank` of an answer must hold integers"),
     ],
 )
 def test_answers_that_are_none(broken: Any, said: str, tmp_path: Path) -> None:
