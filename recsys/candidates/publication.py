@@ -150,8 +150,8 @@ def rollback(out: Path) -> str:
             )
         if not found.before:
             raise PublicationError(
-                f"{out}: nothing was published before {found.current}; publish another complete job: its command with "
-                "--publish"
+                f"{out}: nothing was published before {found.current}; the command of another complete job makes it "
+                "the one to read, with --publish"
             )
         *before, name = found.before
         _check(out, name)

@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from recsys.candidates.config import JobConfig
 from recsys.candidates.engine import Engine, InProcess
 from recsys.candidates.files import JobError, locked, not_written, write_durable
@@ -78,6 +80,16 @@ def run_job(
     return outcome
 
 
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise JobError(
+            f"device `{device}`: cannot be used here ({why}): give `cpu`, or `cuda` where there is one"
+        ) from None
+
+
 def _completed(job: Job, engine: Engine, progress: Progress | None, start: float) -> Outcome:
     if job.manifest.is_file():
         manifest = Manifest.read(job.folder)
@@ -88,6 +100,7 @@ def _completed(job: Job, engine: Engine, progress: Progress | None, start: float
         _warn_damaged(job, damaged)
         job.manifest.unlink()
     _tidy(job)
+    _check_device(job.config.device)
     staged = stage(job, progress)
     records = _finished(job, staged)
     missing = [part for part in staged.parts(job) if part not in records]

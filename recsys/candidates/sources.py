@@ -129,6 +129,9 @@ class Source(abc.ABC):
         name: as it stands beside each item; empty: that of the class.
         quota: the most items of this source in a list; None: no limit.
         min_score: the least score of an item, by the scale of this source; None: any.
+
+    Raises:
+        JobError: a value is out of range.
     """
 
     name: str = ""
@@ -138,6 +141,10 @@ class Source(abc.ABC):
     follows_log: ClassVar[bool] = False
     """Whether what a user gets changes with the events of others, so that nobody's list can be kept when the log
     grows."""
+
+    def __post_init__(self) -> None:
+        if self.quota is not None and self.quota < 0:
+            raise JobError(f"source {self.called}: quota {self.quota}: must not be negative")
 
     @property
     def called(self) -> str:
@@ -230,6 +237,11 @@ class ItemItemSource(Source):
 
     neighbours: int = 100
     follows_log: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.neighbours < 1:
+            raise JobError(f"source {self.called}: neighbours {self.neighbours}: keep 1 at least")
 
     def prepare(self, inputs: Inputs, folder: Path) -> None:
         """Fits the neighbours."""

@@ -108,7 +108,7 @@ def write_pairs(path: Path, source: str, option: str, users: Path, part_users: i
             )
             (kept,) = fetch_row(connection, f"SELECT count(*) FROM ({query})")
         except duckdb.Error as error:
-            raise JobError(f"{option}: {source} cannot be read, or {path} not written: {error}") from None
+            raise JobError(f"{option}: {source} cannot be read, or {path} not written: {_first_line(error)}") from None
     try:
         rename_durable(unfinished, path)
     except OSError as error:
@@ -160,7 +160,7 @@ def _named(log: EventLog, users: str, part_users: int, counts: dict[str, int], s
                 ids = log.users.encode(part["user_id"].to_pandas())
                 yield part.add_column(1, "log_id", pa.array(np.where(ids <= log.n_users, ids, 0)))
         except duckdb.Error as error:
-            raise JobError(f"--users: {users} cannot be read: {error}") from None
+            raise JobError(f"--users: {users} cannot be read: {_first_line(error)}") from None
 
 
 def _check_names(connection: duckdb.DuckDBPyConnection, users: str, name: str, integers: bool) -> None:
@@ -188,11 +188,16 @@ def _attach(connection: duckdb.DuckDBPyConnection, name: str, source: str, optio
         connection.execute(f"CREATE TEMP VIEW {name} AS SELECT * FROM {reader}")
         return {str(column): str(kind) for column, kind, *_ in connection.execute(f"DESCRIBE {name}").fetchall()}
     except duckdb.Error as error:
-        raise JobError(f"{option}: {source} cannot be read: {error}") from None
+        raise JobError(f"{option}: {source} cannot be read: {_first_line(error)}") from None
 
 
 def _connection(spill: Path) -> duckdb.DuckDBPyConnection:
     return duckdb.connect(":memory:", config={"memory_limit": "1GB", "temp_directory": str(spill / "spill")})
+
+
+def _first_line(error: duckdb.Error) -> str:
+    """What is wrong, without the query that met it."""
+    return str(error).splitlines()[0]
 
 
 def _literal(text: str) -> str:

@@ -63,7 +63,7 @@ def findings_table(findings: Sequence[Finding]) -> Table:
                 escape(finding.name), f"[{_STYLE[finding.level]}]{finding.level}[/]", escape(finding.sentence)
             )
     held = sum(finding.level == "ok" for finding in findings)
-    shown.add_row(f"{held} others", f"[{_STYLE['ok']}]ok[/]", "")
+    shown.add_row(f"{held} {'others' if held < len(findings) else 'rules'}", f"[{_STYLE['ok']}]ok[/]", "")
     return shown
 
 

@@ -22,10 +22,15 @@ class ItemItem(ImplicitModel):
     Args:
         neighbours: similar items kept for each item, itself included.
         counts: let repeated events weigh more.
+
+    Raises:
+        ValueError: no neighbour is to be kept.
     """
 
     def __init__(self, neighbours: int = 100, counts: bool = False) -> None:
         super().__init__()
+        if neighbours < 1:  # with none the library ends the process
+            raise ValueError(f"neighbours must be at least 1, not {neighbours}")
         self.neighbours = neighbours
         self.counts = counts
 

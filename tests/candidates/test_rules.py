@@ -285,5 +285,8 @@ def test_neighbours_are_those_of_the_whole_log(saved: Make, tmp_path: Path) -> N
 def test_sources_must_differ_in_name(saved: Make, tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"two sources are called alike \(model, model\)"):
         saved().config(tmp_path, sources=(ModelSource(), ModelSource()))
+    for wrong, message in (({"neighbours": 0}, "neighbours 0"), ({"quota": -1}, "quota -1")):
+        with pytest.raises(JobError, match=f"source item_item: {message}"):
+            ItemItemSource(**wrong)
     with pytest.raises(JobError, match="scores of several sources have no common scale"):
         saved().config(tmp_path, sources=(ModelSource(), PopularitySource()), min_score=0.5)

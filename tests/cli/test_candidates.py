@@ -89,6 +89,8 @@ def test_sources_order_and_lists_from_a_file(
         (["--deny", "@gone"], "--deny: gone cannot be read"),
         (["--allow", "nothing"], "--allow: the model knows none of the 1 items"),
         (["--previous", "yesterday"], "yesterday: not complete"),
+        (["--device", "gpu"], "device `gpu`: cannot be used here .*: give `cpu`"),
+        (["--users", __file__], r"--users: .* cannot be read: [^\n]*$"),
     ],
 )
 def test_wrong_settings_are_one_sentence(finished: RunFolder, tmp_path: Path, words: list[str], message: str) -> None:

@@ -155,6 +155,12 @@ def _events(batch: SequenceBatch, row: int) -> tuple[torch.Tensor, torch.Tensor]
 # ---- item-item
 
 
+@pytest.mark.parametrize("model", [BM25, TFIDF, Cosine])
+def test_no_neighbour_is_refused(model: type[FittedRecommender]) -> None:
+    with pytest.raises(ValueError, match="neighbours must be at least 1, not 0"):
+        model(neighbours=0)
+
+
 @pytest.mark.parametrize("counts", [False, True])
 @pytest.mark.parametrize(
     ("model", "library"),
