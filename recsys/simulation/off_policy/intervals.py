@@ -158,11 +158,12 @@ class EmpiricalBernstein:
         """A number that is above the truth with a chance of `level` at most.
 
         Raises:
-            ValueError: a term is negative, or the estimate is a ratio.
+            ValueError: a term is negative, the estimate is a ratio, or a model learned its terms from the rounds.
         """
-        if terms.numerator is not None or (terms.base < 0).any():
+        if terms.numerator is not None or terms.pull is not None or (terms.base < 0).any():
             raise ValueError(
-                "the empirical Bernstein bound needs weighted rewards that are not negative; use the bootstrap"
+                "the empirical Bernstein bound needs weighted rewards that are not negative, and no learned ones; use "
+                "the bootstrap"
             )
         sums = unit_sums(terms.base, unit)
         units = len(sums)

@@ -76,6 +76,8 @@ def test_the_bernstein_bound_by_hand_and_growing_with_the_log() -> None:
         bound.lower(Terms(-values), unit, 0.05)
     with pytest.raises(ValueError, match="use the bootstrap"):
         bound.lower(Terms(values, values, values), unit, 0.05)
+    with pytest.raises(ValueError, match="use the bootstrap"):  # such as the direct method
+        bound.lower(Terms(values, pull=values - values.mean()), unit, 0.05)
 
 
 def test_users_who_repeat_are_drawn_whole() -> None:
