@@ -165,6 +165,8 @@ def _blocks(users: Tensor, times: Tensor, size: int) -> Sequence[Tensor]:
 def remember(world: World, sessions: Sessions) -> World:
     """The world after sessions: what was clicked on is in the histories, and time has gone on.
 
+    Experiments count their days from 0 again, so that tastes that drift are those of the beginning.
+
     Args:
         world: whose users they are.
         sessions: that a design kept.
