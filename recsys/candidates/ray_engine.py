@@ -157,8 +157,9 @@ class _Maker:
         part = int(row["part"])
         answer: dict[str, Any] = {"part": part, "record": "", "error": "", "trace": ""}
         if ray.get(self._begun.again.remote(part)) > self._tries:
-            why = f"part {part}: {self._tries} workers died while they made it, for want of memory perhaps; give each "
-            return answer | {"error": f"{why}more, or lower `users_per_part`, and start the same command again"}
+            why = f"part {part}: every worker that made it has died ({self._tries} in all), for want of memory perhaps"
+            remedy = "give each more, or lower `users_per_part`, and start the same command again"
+            return answer | {"error": f"{why}; {remedy}"}
         try:
             return answer | {"record": self._work(part).text()}
         except (JobError, DataError) as error:

@@ -6,13 +6,14 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 
 from recsys.candidates.engine import Engine, Work
 from recsys.candidates.files import JobError
-from recsys.candidates.ray_engine import RayEngine, RayError
+from recsys.candidates.ray_engine import RayEngine, RayError, _Maker, _record
 from recsys.candidates.records import PartRecord
 from recsys.candidates.run import run_job
 from recsys.features.tables import DataError
@@ -77,27 +78,31 @@ def test_a_cluster_writes_what_one_process_writes_though_a_worker_is_killed_betw
 
 def test_a_part_that_kills_every_worker_is_given_up() -> None:
     def first(part: int) -> None:
-        if part == 1:
-            os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.SIGKILL)
 
-    engine = Through(first, RayEngine(workers=1, tries=2))
-    with pytest.raises(JobError, match=r"part 1: 2 workers died.*start the same command again"):
-        list(engine.run([0, 1], lambda part: PartRecord(part, 0, 0, {})))
+    engine = Through(first, RayEngine(workers=1, tries=1))
+    with pytest.raises(JobError, match=r"part 7: every worker that made it has died \(1 in all\).*the same command"):
+        list(engine.run([7], lambda part: PartRecord(part, 0, 0, {})))
 
 
 @pytest.mark.parametrize(
     ("error", "kind", "what"),
     [
         (DataError("log: truncated"), JobError, "^log: truncated$"),
-        (ZeroDivisionError("a bug"), RuntimeError, r"(?s)^part 0:.*in first.*ZeroDivisionError: a bug"),
+        (ZeroDivisionError("a bug"), RuntimeError, r"(?s)^part 0:.*in work.*ZeroDivisionError: a bug"),
     ],
 )
 def test_errors_of_workers_are_told_as_they_are(error: Exception, kind: type[Exception], what: str) -> None:
-    def first(part: int) -> None:
+    """Without a worker, which takes seconds to start: what it answers crosses the cluster in the tests above."""
+
+    def work(part: int) -> PartRecord:
         raise error
 
+    begun = SimpleNamespace(again=SimpleNamespace(remote=lambda part: ray.put(1)))
+    answer = _Maker(work, begun, tries=3)({"part": 0})
+    assert all(isinstance(value, str | int) for value in answer.values())
     with pytest.raises(kind, match=what):
-        list(Through(first, RayEngine(workers=1)).run([0], lambda part: PartRecord(part, 0, 0, {})))
+        _record(answer)
 
 
 def test_what_cannot_be_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
