@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from recsys.candidates.asked import Inputs
 from recsys.candidates.files import JobError
 from recsys.candidates.histories import Ids
-from recsys.candidates.sources import Inputs
 from recsys.features.jagged import JaggedColumn
 from recsys.models.trainable import TrainableNetwork
 from recsys.retrieval.merging import Caps

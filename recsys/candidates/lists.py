@@ -13,11 +13,12 @@ import psutil
 import torch
 from numpy.typing import NDArray
 
+from recsys.candidates.asked import Asked, Inputs
 from recsys.candidates.categories import caps_of
 from recsys.candidates.files import JobError
 from recsys.candidates.histories import Ids
 from recsys.candidates.job import Job
-from recsys.candidates.sources import Asked, Inputs, Opened, PopularitySource
+from recsys.candidates.sources import Opened, PopularitySource
 from recsys.candidates.staging import Staged, opened_inputs
 from recsys.evaluation.scoring import device_of
 from recsys.features.event_log import EventLog

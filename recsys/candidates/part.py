@@ -18,13 +18,13 @@ import pyarrow.parquet as pq
 import torch
 from numpy.typing import NDArray
 
+from recsys.candidates.asked import Asked, of_rows
 from recsys.candidates.files import sha256, write_durable
 from recsys.candidates.histories import Ids, mix, segment_sums
 from recsys.candidates.job import Job, part_name
 from recsys.candidates.kept import Kept
 from recsys.candidates.lists import ListMaker, Lists
 from recsys.candidates.records import PartRecord
-from recsys.candidates.sources import Asked, of_rows
 from recsys.candidates.staging import PAIRS, USERS, stage
 from recsys.features.jagged import offsets_of
 from recsys.retrieval.merging import Shortfall

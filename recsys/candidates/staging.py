@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recsys.candidates.asked import Inputs
 from recsys.candidates.config import listed
 from recsys.candidates.files import JobError, write_durable
 from recsys.candidates.histories import HistoryReader
 from recsys.candidates.job import Job
 from recsys.candidates.log_source import is_prepared, open_log
-from recsys.candidates.sources import Inputs
 from recsys.candidates.user_lists import write_pairs, write_users
 from recsys.features.event_log import EventLog
 from recsys.features.progress import Progress
