@@ -110,6 +110,18 @@ class BanditLog:
         padded[row, expand_ranges(np.zeros_like(lengths), lengths)] = lists.values
         return padded
 
+    def check_single(self) -> None:
+        """Sees to it that each round stands alone.
+
+        Raises:
+            LogError: rounds share a slate, whose propensities are given what stands above.
+        """
+        if self.slate is not None and (count := np.bincount(self.slate)).max() > 1:
+            raise LogError(
+                f"{self.origin}: {int((count > 1).sum()):,} slates have several rounds, which cannot be weighed one by "
+                "one; keep the first position of each, or estimate slates with `evaluate_slates`"
+            )
+
     def logged_at(self) -> NDArray[np.bool_]:
         """`[P, A]`, whether each action was ever logged at each position."""
         logged = np.zeros((len(self.positions), self.n_actions), dtype=np.bool_)

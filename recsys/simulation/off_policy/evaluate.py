@@ -188,7 +188,7 @@ def evaluate_policies(
         budget: bytes of a block of probabilities.
 
     Raises:
-        LogError: there are fewer users than folds.
+        LogError: there are fewer users than folds, or slates of several rounds.
         PolicyError: a policy does not fit the log.
         ValueError: two estimators have one name.
 
@@ -204,6 +204,7 @@ def evaluate_policies(
         >>> found.low < 0.6 < found.high
         True
     """
+    log.check_single()
     chosen = list(estimators) if estimators is not None else default_estimators()
     if estimators is None and clusters is not None:
         chosen.append(MarginalizedIPW())

@@ -20,8 +20,7 @@ from recsys.simulation.comparison.compare import Comparison
 from recsys.simulation.report.lift_charts import lift_over_days, lifts
 from recsys.simulation.report.verdict import answer_of, figures_of, guardrails
 from recsys.simulation.report.words import chance, days, number, percent, span
-
-_SPLIT = 0.001
+from recsys.simulation.statistics.sample_ratio import SUSPICIOUS
 
 
 @dataclass(frozen=True)
@@ -220,7 +219,7 @@ def next_steps(comparison: Comparison, name: str) -> list[str]:
 
 
 def _trust_section(comparison: Comparison) -> Section:
-    split = "as planned" if comparison.split_p >= _SPLIT else "not as planned: nothing here may be read"
+    split = "as planned" if comparison.split_p >= SUSPICIOUS else "not as planned: nothing here may be read"
     equal = comparison.equal
     ok = equal.at_end.low <= equal.level <= equal.at_end.high
     rows = [

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from recsys.documents.document import Answer, Block, Figures
 from recsys.simulation.comparison.compare import ChallengerResult, Comparison
-from recsys.simulation.report.words import between, days, number, percent
+from recsys.simulation.report.words import between, chance, days, number, percent
+from recsys.simulation.statistics.sample_ratio import SUSPICIOUS
 
 
 def answer_of(comparison: Comparison, name: str) -> Answer:
     """The verdict on a challenger in a sentence, and what it rests on."""
+    if not comparison.split_p >= SUSPICIOUS:
+        return Answer(
+            "bad",
+            f"Nothing can be read of {name}: users did not come to the arms in the planned shares.",
+            f"The chance of that is {chance(comparison.split_p)} by luck. Find out who is missing, and repeat it.",
+        )
     result = comparison.challengers[name]
     goal = result.metrics[comparison.goal]
     lift = goal.lift

@@ -88,6 +88,7 @@ class LoggedRewards(OffPolicyEstimator):
             AnswerError: the model answers with no lists.
         """
         rounds = BanditLog.read(log, self.columns)
+        rounds.check_single()
         lists = answered_rounds(rounds, contestant.load(), name=contestant.name, **self.asked)
         policy = ScoredPolicy(lists, self.choice)
         rewards = CrossFitted.of(MeanByAction(), rounds, self.folds, self.seed)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.simulation.off_policy.bandit_log import BanditLog
+from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
 from recsys.simulation.off_policy.diagnostics import Limits
 from recsys.simulation.off_policy.evaluate import default_estimators, evaluate_policies
 from recsys.simulation.off_policy.intervals import Normal
@@ -97,3 +97,9 @@ def test_users_who_repeat_widen_the_intervals() -> None:
         found = evaluate_policies(log, {"new": policy}, estimators=[IPW()]).policies["new"].estimates["IPW"]
         widths.append(found.high - found.low)
     assert widths[1] == pytest.approx(widths[0], rel=0.15) and widths[2] < 0.5 * widths[1]
+
+
+def test_rounds_that_share_a_slate_are_not_weighed_one_by_one() -> None:
+    frame = pd.DataFrame({"action": [0, 1, 0, 1], "reward": 1.0, "propensity": 0.5, "slate_id": [7, 7, 8, 9]})
+    with pytest.raises(LogError, match=r"1 slates have several rounds.*evaluate_slates"):
+        evaluate_policies(BanditLog.from_frame(frame), {})

@@ -130,6 +130,12 @@ def test_each_outcome_has_its_words(clicks: Lift, conversions: Lift, verdict: st
     assert page_of(found).count(words) >= 1
 
 
+@pytest.mark.parametrize("p", [1e-6, float("nan")])
+def test_nothing_is_read_where_users_did_not_come_as_planned(p: float) -> None:
+    answer = answer_of(replace(comparison(), split_p=p), "new")
+    assert answer.tone == "bad" and answer.text.startswith("Nothing can be read of new")
+
+
 @pytest.mark.parametrize("of", ["comparison", "off_policy"])
 def test_names_cannot_break_out_and_nothing_is_loaded(of: str) -> None:
     text = page_of(comparison(EVIL, EVIL), EVIL) if of == "comparison" else off_policy_page({EVIL: 0.5, "b": 0.5})[1]
