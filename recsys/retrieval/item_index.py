@@ -23,6 +23,8 @@ from recsys.models.artefact import file_sha256
 INDEX, MANIFEST = "index.faiss", "index.json"
 _BLOCK = 2**16
 _VERSION = 1
+_BITS = 8
+"""Of each code."""
 
 
 class IndexFileError(ValueError):
@@ -37,11 +39,22 @@ class IndexKind(abc.ABC):
         name: in the manifest of a saved index.
         complete: whether all items are found where as many as there are are asked for.
         refine: items asked for each that is wanted, for the best by exact score to be among them.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     name: ClassVar[str]
     complete: ClassVar[bool] = False
     refine: int = 1
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            self._check(name, value, 0 if name == "seed" else 1)
+
+    def _check(self, name: str, value: int, least: int) -> None:
+        if value < least:  # with some of these FAISS ends the process
+            raise ValueError(f"{self.name}: {name} must be at least {least}, not {value}")
 
     @abc.abstractmethod
     def empty(self, d: int) -> Any:
@@ -92,7 +105,7 @@ class IVFPQ(IndexKind):
         faiss = _faiss()
         padded = -(-d // self.codes) * self.codes
         quantizer = faiss.IndexFlatIP(padded)
-        ivf = faiss.IndexIVFPQ(quantizer, padded, self.lists, self.codes, 8, faiss.METRIC_INNER_PRODUCT)
+        ivf = faiss.IndexIVFPQ(quantizer, padded, self.lists, self.codes, _BITS, faiss.METRIC_INNER_PRODUCT)
         ivf.cp.seed = ivf.pq.cp.seed = self.seed
         ivf.nprobe = self.probes
         quantizer.this.disown()
@@ -103,6 +116,11 @@ class IVFPQ(IndexKind):
         if len(sample) > self.sample:
             chosen = np.random.default_rng(self.seed).choice(len(sample), self.sample, replace=False)
             sample = sample[np.sort(chosen)]
+        if len(sample) < (least := max(self.lists, 2**_BITS)):
+            raise ValueError(
+                f"ivf_pq learns from {len(sample)} items, but {self.lists} lists, or {_BITS} bits of a code, want "
+                f"{least} at least: give fewer `lists`, or take `Flat`"
+            )
         super().train(index, sample)
 
     def search_parameters(self, n: int) -> Any:
@@ -123,6 +141,10 @@ class HNSW(IndexKind):
     build_width: int = 100
     search_width: int = 200
     name = "hnsw"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check("links", self.links, 2)
 
     def empty(self, d: int) -> Any:
         faiss = _faiss()
@@ -239,7 +261,9 @@ class ItemIndex:
             n_items, d, digest = manifest["n_items"], manifest["dimensions"], manifest["sha256"]
         except OSError:
             raise IndexFileError(f"{folder}: no saved index here ({MANIFEST} is missing)") from None
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except IndexFileError:
+            raise
+        except (ValueError, KeyError, TypeError) as error:
             raise IndexFileError(f"{folder / MANIFEST}: not a manifest of an index ({error}); build it again") from None
         path = folder / INDEX
         if not path.is_file():

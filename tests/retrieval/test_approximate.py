@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,7 @@ def test_damaged_folders_are_refused(model: Products, tmp_path: Path) -> None:
     for wrong, words in (
         ({**manifest, "version": 9}, "another version"),
         ({**manifest, "kind": "x"}, "not a manifest"),
+        ({**manifest, "settings": {"refine": 0}}, "not a manifest"),
     ):
         (folder / MANIFEST).write_text(json.dumps(wrong))
         with pytest.raises(IndexFileError, match=words):
@@ -178,3 +180,18 @@ def test_wrong_arguments_are_refused(model: Products) -> None:
         with pytest.raises(ValueError, match="user vectors that are NaN or infinite"):
             ApproximateRanker(Products(users, model.items), index)(batch_of(2), 1)
     assert ranker(batch_of(0), 4).items.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: IVFPQ(codes=0), "ivf_pq: codes must be at least 1, not 0"),
+        (lambda: HNSW(links=1), "hnsw: links must be at least 2, not 1"),
+        (lambda: Flat(refine=0), "flat: refine must be at least 1, not 0"),
+        (lambda: ItemIndex.build(torch.rand(51, 24), IVFPQ(lists=16)), "learns from 50 items.*256 at least.*`Flat`"),
+        (lambda: ItemIndex.build(torch.rand(301, 24), IVFPQ(lists=512)), "learns from 300 items.*512 at least"),
+    ],
+)
+def test_settings_that_an_index_cannot_have_are_refused(make: Callable[[], object], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
