@@ -116,6 +116,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     if given.keep is not None and given.keep < 1:
         arguments.error(f"--keep {given.keep}: the published job at least must be kept")
+    if not given.publish and (given.keep is not None or given.contract is not None):
+        arguments.error("--keep and --contract say how lists are published: add --publish, or leave them out")
     if given.incremental and given.previous is not None:
         arguments.error("--incremental follows what is published, --previous another job: give one of them")
     if given.model is None or given.log is None:

@@ -181,9 +181,12 @@ def test_nights_are_published_followed_and_gone_back_from(
         main(["--out", str(tmp_path), "--rollback"])
 
 
-def test_what_is_to_be_kept_is_checked_before_anything_is_made(finished: RunFolder, tmp_path: Path) -> None:
+@pytest.mark.parametrize("given", [["--publish", "--keep", "0"], ["--keep", "3"], ["--contract", "limits.yaml"]])
+def test_how_to_publish_is_checked_before_anything_is_made(
+    finished: RunFolder, tmp_path: Path, given: list[str]
+) -> None:
     with pytest.raises(SystemExit):
-        main(arguments(finished, tmp_path / "out", "--publish", "--keep", "0"))
+        main(arguments(finished, tmp_path / "out", *given))
     assert not (tmp_path / "out").exists()
 
 
