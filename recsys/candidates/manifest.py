@@ -27,6 +27,7 @@ class Manifest(BaseModel):
         rows: of all lists.
         parts: number of them.
         counts: what happened, of all parts and inputs; `short_<reason>` counts users with fewer than k items.
+        measured: by sources, such as the recall of an index.
         files: SHA-256 of every other file, by its path in the folder.
         identity: every input and setting that decided what was written.
         config: what was asked.
@@ -46,6 +47,7 @@ class Manifest(BaseModel):
     rows: int
     parts: int
     counts: dict[str, int]
+    measured: dict[str, float] = {}
     files: dict[str, str]
     identity: dict[str, str]
     config: dict[str, Any]

@@ -268,6 +268,7 @@ def _manifest(job: Job, staged: Staged, records: list[PartRecord]) -> Manifest:
         rows=sum(record.rows for record in records),
         parts=len(records),
         counts=staged.counts | totals(record.counts for record in records),
+        measured=staged.measured,
         files=files_of(records),
         identity=job.identity,
         config=job.config.plain(),

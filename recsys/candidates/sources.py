@@ -88,13 +88,17 @@ class Source(abc.ABC):
         """
         return ""
 
-    def prepare(self, inputs: Inputs, folder: Path) -> None:  # noqa: B027  (most need nothing)
+    def prepare(self, inputs: Inputs, folder: Path) -> dict[str, float]:
         """Does once what need not be done wherever parts are made.
 
         Args:
             inputs: of the job.
             folder: of its own in the job, for what `open` needs.
+
+        Returns:
+            What was measured, by name; it stands in the manifest.
         """
+        return {}
 
     @abc.abstractmethod
     def open(self, inputs: Inputs, folder: Path) -> Opened:
@@ -171,7 +175,7 @@ class ItemItemSource(Source):
         if self.neighbours < 1:
             raise JobError(f"source {self.called}: neighbours {self.neighbours}: keep 1 at least")
 
-    def prepare(self, inputs: Inputs, folder: Path) -> None:
+    def prepare(self, inputs: Inputs, folder: Path) -> dict[str, float]:
         """Fits the neighbours."""
         from recsys.models.item_item import Cosine
 
@@ -191,6 +195,7 @@ class ItemItemSource(Source):
         model = Cosine(self.neighbours)
         model.fit(everything)
         Bundle.of(model, log, log.fingerprint).save(folder / "model")
+        return {}
 
     def open(self, inputs: Inputs, folder: Path) -> Opened:
         """Loads the neighbours."""

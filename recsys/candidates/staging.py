@@ -36,11 +36,13 @@ class Staged:
         users: who get a list.
         log: folder of the prepared log.
         counts: of what was found in inputs.
+        measured: what sources have measured.
     """
 
     users: int
     log: str
     counts: dict[str, int]
+    measured: dict[str, float]
 
     def parts(self, job: Job) -> range:
         """The numbers of all parts."""
@@ -83,9 +85,10 @@ def stage(job: Job, progress: Progress | None = None) -> Staged:
     for option in ("allow", "deny"):
         counts |= _write_ids(job.inputs / f"{option}.npy", bundle, listed(getattr(config, option), option), option)
     inputs = opened_inputs(job, log, bundle)
+    measured: dict[str, float] = {}
     for at, source in enumerate(config.opened_sources):
-        source.prepare(inputs, job.source(at))
-    staged = Staged(counts.pop("users"), str(Path(place).absolute()), counts)
+        measured |= source.prepare(inputs, job.source(at))
+    staged = Staged(counts.pop("users"), str(Path(place).absolute()), counts, measured)
     write_durable(marker, json.dumps(asdict(staged), indent=2) + "\n")
     return staged
 

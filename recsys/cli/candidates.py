@@ -187,6 +187,7 @@ def summary(outcome: Outcome) -> dict[str, Any]:
         "parts_made": outcome.made,
         "seconds": round(outcome.seconds, 1),
         "counts": {name: count for name, count in manifest.counts.items() if count},
+        "measured": manifest.measured,
     }
 
 
@@ -197,7 +198,7 @@ def table(outcome: Outcome) -> Table:
     shown.columns[1].justify = "right"
     made = f"{found['parts_made']:,} of {found['parts']:,}, in {found['seconds']:,} s"
     rows = {"users": found["users"], "rows": found["rows"], "parts made now": made, "model": found["model_version"]}
-    for name, value in (rows | found["counts"]).items():
+    for name, value in (rows | found["counts"] | found["measured"]).items():
         shown.add_row(escape(name.replace("_", " ")), f"{value:,}" if isinstance(value, int) else escape(str(value)))
     return shown
 

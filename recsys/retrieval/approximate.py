@@ -135,6 +135,8 @@ class ApproximateRanker:
         row, item = pairs // (self.model.n_items + 1), pairs % (self.model.n_items + 1)
         place = self._order.places(Jagged(item, torch.tensor([0, len(item)])), 1).values
         row, item, place = row[place >= 0], item[place >= 0], place[place >= 0]
+        if not len(row):
+            return
         order = row.argsort(stable=True)
         for part in order.split(_PAIRS):
             distinct, at = item[part].unique(return_inverse=True)
