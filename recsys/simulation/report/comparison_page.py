@@ -151,6 +151,17 @@ def _metrics_section(comparison: Comparison, name: str) -> Section:
                 "limit",
             )
         )
+    if guardrails(result):
+        sure = percent(1 - comparison.level)
+        blocks.append(
+            Paragraph(
+                (
+                    f"What is allowed to fall a little holds where a loss beyond the limit is ruled out with {sure} "
+                    "certainty. Only losses count for that, so that a range, which counts gains as well, may reach a "
+                    "little beyond the limit.",
+                )
+            )
+        )
     return Section(_title(comparison, name, "Goal and guardrails"), tuple(blocks))
 
 
