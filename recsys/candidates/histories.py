@@ -14,6 +14,7 @@ from recsys.evaluation.scoring import device_of
 from recsys.features.batch import SequenceBatch
 from recsys.features.event_log import EventLog
 from recsys.features.jagged import expand_ranges, offsets_of
+from recsys.features.mixing import mixed
 from recsys.features.vocabulary import Vocabulary, stable_hash
 from recsys.models.trainable import TrainableNetwork
 from recsys.retrieval.topk import Jagged
@@ -22,10 +23,8 @@ from recsys.tracking.bundle import Bundle, QueryError
 Ids = NDArray[np.int64]
 Hashes = NDArray[np.uint64]
 
-# Constants of splitmix64 (Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators", OOPSLA 2014).
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ROUNDS = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
-_LAST = np.uint64(31)
+"""The step of splitmix64, by which zeros are mixed too."""
 
 
 @dataclass(frozen=True)
@@ -208,11 +207,8 @@ class HistoryReader:
 
 
 def mix(values: Hashes) -> Hashes:
-    """The last steps of splitmix64: a bijection of 64 bits whose every bit depends on all."""
-    values = values + _GOLDEN
-    for shift, factor in _ROUNDS:
-        values = (values ^ (values >> shift)) * factor
-    return values ^ (values >> _LAST)
+    """A step of splitmix64: see `mixed`."""
+    return mixed(values + _GOLDEN)
 
 
 def segment_sums(values: Hashes, offsets: Ids) -> Hashes:

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.features.mixing import mixed
+
 SMALL = 1 << 20
 """Up to so many, the whole order is drawn at once, and is uniform over all orders."""
 
 _ROUNDS = 6
-# The finaliser of splitmix64 (Steele, Lea and Flood, OOPSLA 2014).
-_SHIFTS = (np.uint64(30), np.uint64(27), np.uint64(31))
-_FACTORS = (np.uint64(0xBF58476D1CE4E5B9), np.uint64(0x94D049BB133111EB))
 
 
 class Permutation:
@@ -57,12 +56,5 @@ class Permutation:
         mask = (np.uint64(1) << self._half) - np.uint64(1)
         left, right = values >> self._half, values & mask
         for key in self._keys:
-            left, right = right, left ^ (_mixed(right + key) & mask)
+            left, right = right, left ^ (mixed(right + key) & mask)
         return (left << self._half) | right
-
-
-def _mixed(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """64 well mixed bits of each number; products wrap around."""
-    for shift, factor in zip(_SHIFTS[:2], _FACTORS, strict=True):
-        x = (x ^ (x >> shift)) * factor
-    return x ^ (x >> _SHIFTS[2])

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from recsys.features.mixing import mixed
+
 
 def uniform_hash(units: NDArray[np.integer], salt: str) -> NDArray[np.float64]:
     """A number in [0, 1) for each unit that depends on its id and the salt alone.
@@ -21,8 +23,8 @@ def uniform_hash(units: NDArray[np.integer], salt: str) -> NDArray[np.float64]:
     """
     key = np.uint64(int.from_bytes(hashlib.sha256(salt.encode()).digest()[:8], "big"))
     with np.errstate(over="ignore"):
-        mixed = _mix(_mix(units.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key) ^ key)
-    return (mixed >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        bits = mixed(mixed(units.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + key) ^ key)
+    return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
 def assign(units: NDArray[np.integer], shares: Sequence[float], salt: str) -> NDArray[np.int64]:
@@ -48,9 +50,3 @@ def assign(units: NDArray[np.integer], shares: Sequence[float], salt: str) -> ND
     if ends[-1] > 1 - 1e-9:
         arm = np.minimum(arm, len(ends) - 1)
     return np.where(arm < len(ends), arm, -1)
-
-
-def _mix(value: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
