@@ -66,7 +66,7 @@ class JobConfig:
         batch_users: users who are asked for at a time.
         batch_events: events that are read at a time, unless one user has more.
         device: of the models.
-        threads: that share a part; 0: one a core. Fewer where `memory_gib` holds no more.
+        threads: that share a part; 0: one a core, or `OMP_NUM_THREADS`. Fewer where `memory_gib` holds no more.
         memory_gib: of each process that makes parts.
         previous: name of a complete job of the same model and settings in `out`: users for whom nothing has changed
             since keep their lists. None: all lists are made.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from recsys.candidates.files import JobError
 from recsys.candidates.sources import SCAN, Opened, Source
 from recsys.evaluation.scoring import device_of
 from recsys.models.recommender import VectorRecommender
-from recsys.retrieval.approximate import ApproximateRanker, check_recall
+from recsys.retrieval.approximate import ApproximateRanker, Recall, RecallError, check_recall
 from recsys.retrieval.item_index import HNSW, IndexKind, ItemIndex
 from recsys.retrieval.order import TopK
 from recsys.retrieval.topk import Ranker
@@ -52,23 +53,33 @@ class IndexSource(Source):
 
         Raises:
             RecallError: it is below `least_recall`.
-            JobError: the model has no vectors of items.
+            JobError: the model has no vectors of items, FAISS is not there or cannot build such an index, or fewer than
+                two users of the sample have something to find.
         """
         model = _with_vectors(inputs, self)
-        index = ItemIndex.build(model.item_vectors().float().cpu(), self.index)
-        index.save(folder / "index")
+        shutil.rmtree(folder / "index", ignore_errors=True)  # of a start that was ended before all was ready
+        try:
+            index = ItemIndex.build(model.item_vectors().float().cpu(), self.index)
+            index.save(folder / "index")
+            recall = self._recall(inputs, ApproximateRanker(model, index, allow=inputs.allow, deny=inputs.deny))
+        except RecallError:
+            raise
+        except (ImportError, ValueError) as error:
+            raise JobError(f"source {self.called}: {error}") from error
+        name = f"{self.called}_recall_at_{self.recall_at}"
+        return {name: round(recall.value, 4), f"{name}_low": round(recall.low, 4)}
+
+    def _recall(self, inputs: Inputs, ranker: ApproximateRanker) -> Recall:
         users = np.unique(np.linspace(1, inputs.log.n_users, self.sample).astype(np.int64))
         histories = inputs.reader.read(users, np.asarray(inputs.log.users.decode(users)))
-        recall = check_recall(
-            ApproximateRanker(model, index, allow=inputs.allow, deny=inputs.deny),
-            Ranker(model, allow=inputs.allow, deny=inputs.deny, scan=SCAN),
+        return check_recall(
+            ranker,
+            Ranker(ranker.model, allow=inputs.allow, deny=inputs.deny, scan=SCAN),
             inputs.reader.batch(histories, None),
             self.recall_at,
             self.least_recall,
             seen=histories.seen,
         )
-        name = f"{self.called}: recall@{self.recall_at}"
-        return {name: round(recall.value, 4), f"{name}, at least": round(recall.low, 4)}
 
     def open(self, inputs: Inputs, folder: Path) -> Opened:
         """Loads the index."""

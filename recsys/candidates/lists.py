@@ -216,6 +216,12 @@ def _with_origin(second: Merged, first: Merged) -> Merged:
     return second._replace(source=source)
 
 
+def cores() -> int:
+    """Cores that this process may use: those of `OMP_NUM_THREADS`, which Ray sets for a worker, or all."""
+    there, given = len(os.sched_getaffinity(0)), os.environ.get("OMP_NUM_THREADS", "")
+    return min(there, int(given)) if given.isdecimal() and int(given) else there
+
+
 def threads_within(job: Job) -> int:
     """Threads whose blocks fit into the memory of a process, beside what it holds already.
 
@@ -223,7 +229,7 @@ def threads_within(job: Job) -> int:
         JobError: not even one does.
     """
     config = job.config
-    wanted = config.threads or len(os.sched_getaffinity(0))
+    wanted = config.threads or cores()
     wanted = wanted if config.device == "cpu" else 1
     memory = psutil.Process().memory_info()
     held = memory.rss - getattr(memory, "shared", 0)

@@ -57,7 +57,7 @@ class Manifest(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Manifest:
-        """Reads the manifest of a folder; `check` looks at the files.
+        """Reads the manifest of a folder; `damaged` looks at the files.
 
         Raises:
             JobError: there is none, or not one of this version.

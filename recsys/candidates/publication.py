@@ -126,7 +126,8 @@ def publish(out: Path, name: str, keep: int | None = None) -> None:
             for dropped in found.dropped:
                 _manifest_of(out / dropped).unlink(missing_ok=True)  # first: what is half removed is not complete
                 shutil.rmtree(out / dropped, ignore_errors=True)
-            replace(found, dropped=()).write(out)
+            # What could not be removed is tried again next time.
+            replace(found, dropped=tuple(name for name in found.dropped if (out / name).exists())).write(out)
 
 
 def rollback(out: Path) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 from recsys.candidates.data_contract import REPORT, DataContract, Finding, level_of, write_report
 from recsys.candidates.files import JobError
-from recsys.candidates.job import JOB, Job
+from recsys.candidates.job import JOB, MANIFEST, Job
 from recsys.candidates.publication import current, publish
 from recsys.candidates.summary import Summary
 
@@ -38,7 +39,11 @@ def check_and_publish(
     if published == name:
         publish(out, name, keep)
         return []
-    before = None if published is None else Summary.of(out / published, memory_gib)
+    before = None
+    if published is not None and (out / published / MANIFEST).is_file():
+        before = Summary.of(out / published, memory_gib)
+    elif published is not None:
+        warnings.warn(f"{out / published}: is published and gone; there is nothing to compare with", stacklevel=2)
     findings = contract.check(Summary.of(folder, memory_gib), before)
     write_report(folder, findings, published)
     if level_of(findings) == "refuse":

@@ -251,7 +251,8 @@ def _tidy(job: Job) -> None:
     """Removes what killed processes have left unfinished."""
     for folder in (job.folder, job.folder / "users", job.folder / "parts"):
         for path in folder.glob(".*"):
-            path.unlink(missing_ok=True)
+            if not path.is_dir():
+                path.unlink(missing_ok=True)
     if not (job.inputs / STAGED).is_file():
         for path in job.inputs.glob("*"):
             if path.name != "model" and not path.name.startswith("source-"):  # which have fetched models

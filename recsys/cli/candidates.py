@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,11 +34,7 @@ from recsys.retrieval.merging import Order
 if TYPE_CHECKING:
     from recsys.candidates.run import Outcome
 
-_OF_JOB = (
-    "model", "log", "out", "name", "users", "k", "allow", "deny", "user_allow", "user_deny", "cold", "min_score", "cap",
-    "cap_by", "sources", "order", "rank", "retrieve", "users_per_part", "batch_users", "batch_events", "device",
-    "threads", "memory_gib", "previous", "cache",
-)  # fmt: skip
+_OF_JOB = tuple(field.name for field in fields(JobConfig) if field.name != "filter_seen")
 _LISTS = ("allow", "deny", "sources")
 
 
@@ -71,7 +68,7 @@ def parser() -> ArgumentParser:
     add("--batch_users", type=int, default=JobConfig.batch_users, help="users who are asked for at a time")
     add("--batch_events", type=int, default=JobConfig.batch_events, help="events that are read at a time")
     add("--device", type=str, default="cpu", help="of the models")
-    add("--threads", type=int, default=0, help="that share a part; 0: one a core")
+    add("--threads", type=int, default=0, help="that share a part; 0: one a core, or OMP_NUM_THREADS")
     add("--memory_gib", type=float, default=JobConfig.memory_gib, help="of each process that makes parts")
     add("--cache", type=str | None, help="where raw logs are prepared; default: in the job, until it is complete")
     add("--engine", type=Engine | None, help="what makes the parts; default: this process")

@@ -17,6 +17,7 @@ from recsys.candidates import run
 from recsys.candidates.engine import InProcess, Work
 from recsys.candidates.files import JobError, locked
 from recsys.candidates.job import Job
+from recsys.candidates.lists import cores
 from recsys.candidates.manifest import Manifest, holds
 from recsys.candidates.records import PartRecord
 from recsys.candidates.run import run_job
@@ -75,6 +76,15 @@ def test_fewer_than_k_items_have_a_reason(saved: Make, tmp_path: Path) -> None:
     assert users["items"].tolist() == allowed == rows.groupby("user_id").size().tolist()
     assert users["reason"].fillna("").tolist() == ["" if n == 28 else "too_few_items" for n in allowed]
     assert outcome.manifest.counts["short_too_few_items"] == sum(n < 28 for n in allowed)
+
+
+def test_one_thread_a_core_unless_the_environment_says_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    there = len(os.sched_getaffinity(0))
+    for given, expected in (("1", 1), ("10000", there), ("", there), ("2,1", there), ("0", there)):
+        monkeypatch.setenv("OMP_NUM_THREADS", given)
+        assert cores() == expected
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    assert cores() == there
 
 
 def test_threads_do_not_change_a_bit(saved: Make, tmp_path: Path) -> None:

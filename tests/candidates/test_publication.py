@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -9,9 +10,11 @@ from pathlib import Path
 import pytest
 
 from recsys.candidates import files
+from recsys.candidates.data_contract import DataContract, Limits
 from recsys.candidates.files import JobError, locked
 from recsys.candidates.job import MANIFEST
 from recsys.candidates.publication import POINTER, PublicationError, Publications, current, publish, rollback
+from recsys.candidates.publishing import check_and_publish
 from tests.candidates.complete import GOOD, complete
 
 
@@ -111,6 +114,24 @@ def test_a_removal_that_was_interrupted_is_ended_by_the_next(out: Path, monkeypa
     assert current(out) == "b" and not (out / "a" / MANIFEST).exists()
     publish(out, "b")
     assert names(out) == ["b", "c", "d"] and Publications.read(out).dropped == ()
+
+
+def test_a_folder_that_cannot_be_removed_is_tried_again(out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    publish(out, "a")
+    with monkeypatch.context() as patch:
+        patch.setattr("recsys.candidates.publication.shutil.rmtree", lambda *_, **__: None)
+        publish(out, "b", keep=1)
+    assert Publications.read(out).dropped == ("a",) and (out / "a").is_dir()
+    publish(out, "b")
+    assert Publications.read(out).dropped == () and not (out / "a").exists()
+
+
+def test_lists_are_published_where_those_before_are_gone(out: Path) -> None:
+    publish(out, "a")
+    shutil.rmtree(out / "a")
+    with pytest.warns(UserWarning, match=r"a: is published and gone; there is nothing to compare with"):
+        check_and_publish(out / "b", DataContract(short_users=Limits()))
+    assert current(out) == "b"
 
 
 def test_a_pointer_that_is_no_pointer(out: Path) -> None:
