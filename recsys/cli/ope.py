@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from recsys.cli.reports import plain, write_report
 if TYPE_CHECKING:
     import pandas as pd
 
-    from recsys.simulation.off_policy.bandit_log import BanditLog
+    from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns
     from recsys.simulation.off_policy.evaluate import OffPolicyReport
     from recsys.simulation.off_policy.policies import Policy
 
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> int:
         The exit code; 1 where a policy is refused.
 
     Raises:
-        ArmError: a policy is not named, or there is none.
+        ArmError: a policy is not named, there is none, or its table cannot be read.
         LogError: the log cannot be read.
         PolicyError: a policy does not fit the log.
     """
@@ -79,9 +79,10 @@ def main(argv: list[str] | None = None) -> int:
     from recsys.simulation.report.off_policy_page import off_policy_document
     from recsys.tracking.report_run import track_report
 
-    log = BanditLog.read(given.log, LogColumns(context=tuple(given.context)))
-    sources = named(given.policy)
-    report = evaluate_policies(log, read_policies(sources, log, given), level=given.level, seed=given.seed)
+    columns, sources = LogColumns(context=tuple(given.context)), named(given.policy)
+    tables = {name: _table(source) for name, source in sources.items() if source.endswith(".parquet")}
+    log = with_actions(BanditLog.read(given.log, columns), tables.values(), columns)
+    report = evaluate_policies(log, read_policies(sources, tables, log, given), level=given.level, seed=given.seed)
     shows = (
         f"any of its {given.k} best items, alike"
         if given.softmax is None
@@ -96,18 +97,18 @@ def main(argv: list[str] | None = None) -> int:
     settings = {name: value for name, value in plain(given.as_dict()).items() if name not in _OF_THE_COMMAND}
     document = off_policy_document(report, Path(given.log).name, facts)
     written = write_report(given.folder, "ope", document, finite({"settings": settings, **report.as_json()}))
-    if given.track:
+    if given.json:
+        sys.stdout.write(written.text)
+    else:
+        print_results(report)
+    print(f"report: {written.page}", file=sys.stderr if given.json else sys.stdout)
+    if given.track:  # last: what is known by now must not be lost with the store
         metrics = {
             f"{name}/{estimator}": found.value
             for name, policy in report.policies.items()
             for estimator, found in policy.estimates.items()
         }
         track_report("off-policy estimates", document.title, settings, metrics, [written.page, written.numbers])
-    if given.json:
-        sys.stdout.write(written.text)
-    else:
-        print_results(report)
-    print(f"report: {written.page}", file=sys.stderr if given.json else sys.stdout)
     return REFUSED if any(policy.refusals for policy in report.policies.values()) else 0
 
 
@@ -128,11 +129,25 @@ def named(words: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def read_policies(sources: Mapping[str, str], log: BanditLog, given: Namespace) -> dict[str, Policy]:
+def with_actions(log: BanditLog, tables: Iterable[pd.DataFrame], columns: LogColumns) -> BanditLog:
+    """The log with the actions of policies among its own: what was never logged is for the diagnostics to judge."""
+    import pandas as pd
+
+    from recsys.simulation.off_policy.bandit_log import BanditLog
+
+    known = log.actions
+    for table in tables:
+        if "action" in table.columns:
+            known = known.union(pd.Index(table["action"].dropna().unique()), sort=False)
+    return log if len(known) == log.n_actions else BanditLog.from_frame(log.table, columns, known, log.origin)
+
+
+def read_policies(
+    sources: Mapping[str, str], tables: Mapping[str, pd.DataFrame], log: BanditLog, given: Namespace
+) -> dict[str, Policy]:
     """Policies of tables and of models.
 
     Raises:
-        ArmError: a table cannot be read.
         JobError: there is no such model.
         LogError: the log does not say who was asked.
         PolicyError: a table does not fit the log.
@@ -149,8 +164,7 @@ def read_policies(sources: Mapping[str, str], log: BanditLog, given: Namespace) 
     policies: dict[str, Policy] = {}
     with tempfile.TemporaryDirectory() as downloads:
         for name, source in sources.items():
-            if source.endswith(".parquet"):
-                table = _table(source)
+            if (table := tables.get(name)) is not None:
                 groups = [column for column in table.columns if column not in ("action", "probability")]
                 policies[name] = TablePolicy.from_frame(log, table, by=groups)
                 continue

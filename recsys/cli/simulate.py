@@ -110,7 +110,12 @@ def main(argv: list[str] | None = None) -> int:
     }
     document = comparison_document(comparison, made.context(log, arms, given))
     written = write_report(given.folder, "simulation", document, content)
-    if given.track:
+    if given.json:
+        sys.stdout.write(written.text)
+    else:
+        print_results(comparison)
+    print(f"report: {written.page}", file=sys.stderr if given.json else sys.stdout)
+    if given.track:  # last: what is known by now must not be lost with the store
         track_report(
             f"simulations of {log.schema.name}",
             document.title,
@@ -118,11 +123,6 @@ def main(argv: list[str] | None = None) -> int:
             metrics_of(comparison),
             [written.page, written.numbers],
         )
-    if given.json:
-        sys.stdout.write(written.text)
-    else:
-        print_results(comparison)
-    print(f"report: {written.page}", file=sys.stderr if given.json else sys.stdout)
     return 0
 
 

@@ -97,6 +97,8 @@ class Ranker:
             self._blocks.hold(self._vectors(self.model, items))
 
     def _vectors(self, model: VectorRecommender, items: Tensor) -> Tensor:
+        # A scan takes the vectors block by block, for the memory. Without one they are computed at once, as they always
+        # were: the size of a product decides the last bits of published metrics.
         if not self._scans:
             return model.item_vectors(items.flatten()).float().view(*items.shape, -1)
         first = model.item_vectors(items[0]).float()

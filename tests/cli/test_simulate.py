@@ -156,6 +156,21 @@ def test_a_policy_that_cannot_be_judged_is_refused(
     assert numbers(tmp_path / "a")["policies"]["model"]["estimates"] == {}
 
 
+def test_an_action_that_was_never_logged_is_for_the_diagnostics(
+    run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = bandit_log(run, tmp_path / "log.parquet")
+    frame = pd.read_parquet(log).drop(columns="candidates")
+    frame["propensity"] = 1 / 25
+    frame.to_parquet(log)
+    new = pd.DataFrame({"action": [*range(100, 125), 999], "probability": [0.5 / 25] * 25 + [0.5]})
+    new.to_parquet(tmp_path / "new.parquet")
+    words = [str(log), "--policy", f"new={tmp_path / 'new.parquet'}", "--folder", str(tmp_path / "a")]
+    assert ope.main(words) == ope.REFUSED
+    assert numbers(tmp_path / "a")["policies"]["new"]["diagnostics"]["unsupported"] == pytest.approx(0.5)
+    assert "50.00% of the policy's recommendations are actions that were never logged" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [

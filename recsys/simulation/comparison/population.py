@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recsys.features.event_log import EventLog
 from recsys.features.vocabulary import Vocabulary
+from recsys.simulation.world.experiment import SECONDS_PER_DAY
 from recsys.simulation.world.histories import Histories
 from recsys.simulation.world.model_ids import ModelIds
 from recsys.simulation.world.policy import Policy
@@ -19,7 +20,6 @@ from recsys.simulation.world.seeds import generator
 from recsys.simulation.world.visits import Visits
 from recsys.simulation.world.world import World
 
-SECONDS_PER_DAY = 86_400
 _LOGITS = 20.0
 _MOST_USERS = 5000
 """Users by whom the level of clicks is set."""

@@ -173,7 +173,7 @@ class BanditLog:
         if missing := [name for name in wanted if name not in frame.columns]:
             raise LogError(
                 f"{origin}: no column `{missing[0]}`; it has {', '.join(map(str, frame.columns))}. "
-                "Name the columns by LogColumns"
+                "Rename it, or name the columns by `LogColumns`"
             )
         if not len(frame):
             raise LogError(f"{origin}: no rounds")

@@ -172,7 +172,7 @@ def _logits(parameters: list[Tensor], user: Tensor, item: Tensor) -> Tensor:
 
 
 def _gradients(parameters: list[Tensor], pairs: Pairs, penalty: float) -> list[Tensor]:
-    """Of the penalised mean negative log-likelihood, by sparse products: embeddings backward take far longer."""
+    """Of the penalised mean negative log-likelihood, by sparse products."""
     user, item, label = pairs
     off = (torch.sigmoid(_logits(parameters, user, item)) - label).numpy()
     users, items, user_bias, item_bias, _ = parameters
