@@ -1,8 +1,9 @@
 """Compares a champion with challengers before simulated users, and writes a report for those who decide.
 
 `recsys simulate CHAMPION CHALLENGER ...` takes folders of runs or of models, `models:/NAME@champion`, `popularity`
-(what is popular) and `oracle` (the most that can be gained). Users have the tastes of the log of the first run. The
-report is `report.html` in the folder of the simulation, and all of its numbers are in `report.json` beside it.
+(what is popular) and `oracle` (the most that can be gained). Users have the tastes of the log of the first run; how
+they behave is said by `--users.click_model`, `--users.drift` and others. The report is `report.html` in the folder of
+the simulation, and all of its numbers are in `report.json` beside it.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ def main(argv: list[str] | None = None) -> int:
             raise PlanError(f"--{name} must be at least 1, not {getattr(given, name)}")
     if given.users_per_day is not None and given.users_per_day < 1:
         raise PlanError(f"--users_per_day must be at least 1, not {given.users_per_day}")
+    from recsys.cli.simulation_context import context_of
     from recsys.simulation.comparison.compare import compare_arms
     from recsys.simulation.comparison.plan import Plan
     from recsys.simulation.report.comparison_page import comparison_document
@@ -94,7 +96,8 @@ def main(argv: list[str] | None = None) -> int:
     arms = read_arms(given.arms)
     log = log_of(arms, given.log)
     settings = Users(**given.users.as_dict())
-    progress(f"fitting the tastes of {log.n_users:,} users of {log.schema.name}")
+    how = "fitting" if settings.planted is None else "planting"
+    progress(f"{how} the tastes of {log.n_users:,} users of {log.schema.name}")
     made = settings.make(log, arms, given.users_per_day, given.length, given.seed)
     design = Design(
         given.days, given.length, before=given.before, seed=given.seed, salt=f"recsys simulate {given.seed}"
@@ -108,7 +111,7 @@ def main(argv: list[str] | None = None) -> int:
         "settings": settings_given,
         **comparison.as_json(),
     }
-    document = comparison_document(comparison, made.context(log, arms, given))
+    document = comparison_document(comparison, context_of(made, log, arms, given.days, given.seed))
     written = write_report(given.folder, "simulation", document, content)
     if given.json:
         sys.stdout.write(written.text)

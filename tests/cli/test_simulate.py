@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from recsys.candidates.files import JobError
-from recsys.cli import ope, simulate
+from recsys.cli import ope, registry, simulate
 from recsys.cli.arms import ArmError
 from recsys.simulation.comparison.plan import PlanError
 from recsys.simulation.comparison.population import PopulationError
@@ -68,6 +68,54 @@ def test_arms_are_named_and_the_log_may_be(run: RunFolder, tmp_path: Path) -> No
     assert same["true_lift"] == pytest.approx(0.0, abs=0.1) and found["level"] == 0.025
 
 
+def test_models_of_the_registry_are_arms(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    assert registry.main(["register", str(run.path), "--name", "toy"]) == 0
+    log = ["--log", run.record.data["folder"]]
+    found = {}
+    for name, arm in {"registered": "models:/toy@challenger", "folder": str(run.path)}.items():
+        words = ["popularity", f"new={arm}", *SMALL, *log, "--days", "5", "--folder", str(tmp_path / name)]
+        assert simulate.main(words) == 0
+        found[name] = numbers(tmp_path / name)
+    assert found["registered"]["challengers"] == found["folder"]["challengers"]
+    told = {"source": "models:/toy@challenger", "is": "SynerGen toy/1, of models:/toy@challenger"}
+    assert found["registered"]["arms"]["new"] == told
+    with pytest.raises(JobError, match="`toy` has no alias `champion`, but `challenger`"):
+        simulate.main(["popularity", "models:/toy@champion", *SMALL, *log])
+
+
+PLANTED = "Tastes are planted at random"
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({}, ["the other items: a list of ten alike", "and their tastes stay for 5 days"]),
+        ({"click_model": "cascade"}, ["leave it with their first click"]),
+        ({"click_model": "browsing"}, ["how far above the last click was"]),
+        ({"click_model": "trust"}, ["Users trust the order of a list"]),
+        ({"noise": 0.2}, ["20 % of what is examined and irrelevant is clicked"]),
+        ({"drift": 0.1}, ["their tastes turn by 0.1 radians a day"]),
+        ({"novelty": 0.3}, ["30 % more clicks on the first day"]),
+        ({"planted": 0.0}, [PLANTED, "popularity and what everybody likes correlate by 0"]),
+    ],
+)
+def test_what_users_are_taken_to_be_is_simulated_and_said(
+    run: RunFolder, tmp_path: Path, settings: dict[str, object], said: list[str]
+) -> None:
+    words = [word for name, value in settings.items() for word in (f"--users.{name}", str(value))]
+    words += ["--users.clicks_per_visit", "0.8", *SMALL, "--days", "5", "--folder", str(tmp_path)]
+    assert simulate.main([f"old={run.path}", f"same={run.path}", "oracle", *words]) == 0
+    page = " ".join((tmp_path / "report.html").read_text(encoding="utf-8").split())
+    for sentence in said:
+        assert sentence in page
+    assert (PLANTED in page) == ("planted" in settings)
+    found = numbers(tmp_path)["challengers"]
+    assert found["oracle"]["true_lift"] > 0
+    charm = 0.3 * np.mean(2 ** (-np.arange(5) / 7)) if "novelty" in settings else 0.0
+    assert found["same"]["true_lift"] == pytest.approx(charm, abs=0.1)
+
+
 @pytest.mark.parametrize(
     ("words", "error", "message"),
     [
@@ -84,6 +132,9 @@ def test_arms_are_named_and_the_log_may_be(run: RunFolder, tmp_path: Path) -> No
         (["popularity", "{run}", "--guardrails", "{{sales: 0.1}}"], PlanError, "`sales` is no metric"),
         (["popularity", "{run}", "--level", "2"], ValueError, "level is the chance of an error"),
         (["popularity", "{run}", "--users.exposure", "2"], PopulationError, "exposure lies between 0 and 1"),
+        (["popularity", "{run}", "--users.noise", "2"], PopulationError, "noise lies between 0 and 1"),
+        (["popularity", "{run}", "--users.planted", "2"], PopulationError, "planted is a correlation"),
+        (["popularity", "{run}", "--users.drift", "-1"], PopulationError, "drift must not be negative"),
         (["popularity", "{run}", "--users.visits", "0"], PopulationError, "visits must be positive"),
         (["popularity", "{run}", "--users.new_share", "1"], PopulationError, "share of new ones"),
         (["popularity", "{run}", "--users.clicks_per_visit", "50"], PopulationError, "clicks a visit, not 50"),

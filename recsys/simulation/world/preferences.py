@@ -72,6 +72,20 @@ class Preferences:
         """With another logit added to relevance, of all users and items."""
         return replace(self, user_bias=self.user_bias + logit)
 
+    def as_popular_as(self, popularity: Tensor) -> Preferences:
+        """With its items under other ids, so that they are as popular as those of a catalogue, rank by rank.
+
+        Args:
+            popularity: `[n_items + 1]` float32 of the catalogue; equals keep the order of their ids.
+        """
+        rows = torch.zeros(len(popularity), dtype=torch.int64)
+        rows[_by_popularity(popularity)] = _by_popularity(self.popularity)
+        return replace(self, items=self.items[rows], item_bias=self.item_bias[rows], popularity=popularity)
+
+
+def _by_popularity(popularity: Tensor) -> Tensor:
+    return popularity[1:].argsort(descending=True, stable=True) + 1
+
 
 def partners(n_users: int, seed: int) -> Tensor:
     """Another user for each, `[n_users + 1]` int64: a random circle through all of them; 0 for 0."""

@@ -183,3 +183,17 @@ def test_worlds_of_parts_that_do_not_fit_are_refused() -> None:
         World.of(truth, Visits.gamma(5), noise=2.0)
     with pytest.raises(ValueError, match="finite and not negative"):
         Visits(torch.tensor([0.0, -1.0]))
+
+
+def test_a_planted_world_takes_the_popularity_of_a_catalogue_rank_by_rank() -> None:
+    truth = planted(10, 500, agreement=1.0)
+    popularity = torch.randint(0, 9, (501,), generator=torch.Generator().manual_seed(0)).float()
+    popularity[0] = 0
+    found = truth.as_popular_as(popularity)
+    assert torch.equal(found.popularity, popularity) and torch.equal(found.users, truth.users)
+    by_popularity = sorted(range(1, 501), key=lambda item: (-popularity[item].item(), item))
+    by_appeal = truth.item_bias[1:].sort(descending=True).values  # at agreement 1 the order of popularity
+    assert torch.equal(found.item_bias[by_popularity], by_appeal)
+    same = [int((truth.item_bias == bias).nonzero()) for bias in found.item_bias[1:]]
+    assert sorted(same) == list(range(1, 501))
+    assert torch.equal(found.items[1:], truth.items[same])
