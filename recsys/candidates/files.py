@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from recsys.features.disk import sync_folder
+
 LOCK = ".lock"
 
 
@@ -66,15 +68,6 @@ def not_written(path: Path, error: OSError) -> JobError:
         f"{path}: cannot be written ({error.strerror or error}); make room there, or mend its rights, and start the "
         "same command again: finished parts are kept"
     )
-
-
-def sync_folder(folder: Path) -> None:
-    """Brings the names in a folder to the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from recsys.features.build import build_in_folder, fingerprint, source_tables
+from recsys.features.disk import sync_tree
 from recsys.features.event_log import EventLog
 from recsys.features.log_files import MANIFEST, EventLogError, write
 from recsys.features.progress import Progress
@@ -103,6 +104,7 @@ def _temporary(cache_dir: Path) -> Iterator[Path]:
 
 def _publish(temporary: Path, final: Path) -> None:
     """Gives the finished log its name; another process may have been first with the same content."""
+    sync_tree(temporary)
     try:
         temporary.rename(final)
     except OSError as error:

@@ -20,6 +20,7 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.torch import load_file, save_file
 
+from recsys.features.disk import sync_folder, sync_tree
 from recsys.models.recommender import Recommender
 
 MANIFEST, CONFIG, WEIGHTS = "manifest.json", "config.json", "weights.safetensors"
@@ -48,7 +49,7 @@ class Manifest(BaseModel):
 
 
 def save_model(model: Recommender, folder: str | Path, extras: Mapping[str, bytes | Path] | None = None) -> Manifest:
-    """Writes a model to a folder, which appears complete or not at all.
+    """Writes a model to a folder, which appears complete or not at all, after a power cut too.
 
     A model saved there before is renamed away just before the new one takes its name; a process killed between the
     two renames leaves the old one beside it as `.<name>.*.old`.
@@ -83,7 +84,9 @@ def save_model(model: Recommender, folder: str | Path, extras: Mapping[str, byte
         manifest = Manifest(class_path=class_path, torch=torch.__version__, files=files)
         (temporary / MANIFEST).write_text(manifest.model_dump_json(indent=2) + "\n", encoding="utf-8")
         os.chmod(temporary, 0o777 & ~_umask())  # mkdtemp makes a private folder
+        sync_tree(temporary)  # before what is there may go
         _put_in_place(temporary, folder)
+        sync_folder(folder.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return manifest

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from recsys.features.disk import sync_tree
 from recsys.models.artefact import file_sha256
 
 INDEX, MANIFEST = "index.faiss", "index.json"
@@ -240,6 +241,7 @@ class ItemIndex:
             }
             (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
             os.chmod(temporary, 0o755)
+            sync_tree(temporary)
             os.replace(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)

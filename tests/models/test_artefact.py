@@ -167,6 +167,30 @@ def test_saving_again_replaces_the_model_and_leaves_nothing_behind(folder: Path)
     assert [path.name for path in folder.parent.iterdir()] == ["model"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what a handle is open on is read from /proc")
+def test_all_of_a_model_is_on_the_disk_before_the_old_one_goes(
+    folder: Path, model: RecentPopularity, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[Path] = set()
+    seen: list[set[str]] = []
+    replaced = artefact._put_in_place
+
+    def fsync(handle: int) -> None:
+        synced.add(Path(os.readlink(f"/proc/self/fd/{handle}")))
+
+    def put_in_place(temporary: Path, final: Path) -> None:
+        assert {temporary, *temporary.rglob("*")} <= synced
+        seen.append({path.name for path in temporary.rglob("*")})
+        synced.clear()
+        replaced(temporary, final)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(artefact, "_put_in_place", put_in_place)
+    save_model(model, folder, {"more/schema.yaml": b"name: shop\n"})
+    assert seen == [{"config.json", "manifest.json", "weights.safetensors", "more", "schema.yaml"}]
+    assert synced == {folder.parent}  # and then the new name
+
+
 @pytest.mark.parametrize("failing", ["save_file", "file_sha256"])
 def test_a_failure_while_writing_leaves_the_old_model(
     folder: Path, monkeypatch: pytest.MonkeyPatch, failing: str
