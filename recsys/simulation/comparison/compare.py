@@ -31,9 +31,6 @@ from recsys.simulation.world.experiment import Design, simulate
 from recsys.simulation.world.outcome import Outcome
 from recsys.simulation.world.policy import Policy
 
-_NOBODY = 1e-12
-"""Share of an arm that gets nobody."""
-
 
 @dataclass(frozen=True)
 class MetricResult:
@@ -166,12 +163,13 @@ def compare_arms(
     progress("analysis")
     values = {name: of_all.per_session(name, "expected_clicks") for name, of_all in alone.items()}
     split_p = sample_ratio_mismatch(outcome.counts(), [1 / len(arms)] * len(arms))
+    judge = _Judge(population, outcome, control, plan, level, split_p)
     found, mixtures = {}, []
     for name in others:
         days, mixture = looks(outcome, (control, name), plan.goal, level)
         mixtures.append(mixture)
         true = values[name] / values[control] - 1 if plan.goal == "clicks" else None
-        found[name] = _judged(population, outcome, (control, name), plan, level, days, split_p, true)
+        found[name] = judge.result(name, days, true)
     equal = equal_arms(
         alone[control],
         plan.goal,
@@ -202,56 +200,67 @@ def _for_everybody(arms: Mapping[str, Policy], name: str, design: Design) -> tup
     control = next(iter(arms))
     if name == control:
         return {name: arms[name]}, replace(design, shares=None)
-    return {control: arms[control], name: arms[name]}, replace(design, shares=[_NOBODY, 1 - _NOBODY])
+    return {control: arms[control], name: arms[name]}, replace(design, shares=[0, 1])
 
 
-def _judged(
-    population: Population,
-    outcome: Outcome,
-    arms: tuple[str, str],
-    plan: Plan,
-    level: float,
-    days: list[Look],
-    split_p: float,
-    true: float | None,
-) -> ChallengerResult:
-    effects = {name: effect_per_visit(outcome, arms, name, level, None) for name in (plan.goal, *plan.guardrails)}
-    goal = effects[plan.goal]
-    decision = decide(
-        {plan.goal: Goal(goal)},
-        {name: Guardrail(effects[name], relative=margin) for name, margin in plan.guardrails.items()},
-        level=level,
-        split_p=split_p,
-        ended=True,
-    )
-    groups = slices_of(population)
-    sliced = {}
-    for name, users in groups.items():
-        lift = slice_lift(outcome, arms, plan.goal, level / len(groups), users)
-        counts = [int(users[outcome.users(arm)].sum()) for arm in arms]
-        sliced[name] = SliceResult((counts[0], counts[1]), lift)
-    plain = [per_visit(outcome, arm, plan.goal) for arm in arms]
-    raw = sum(float(values.var(ddof=1)) / len(values) for values in plain)
-    live = None
-    if goal.difference:
-        live = plan_live_test(
-            goal, [look.spread for look in days], population.world.visits, power=plan.power, visitors=plan.live_visitors
+@dataclass(frozen=True)
+class _Judge:
+    """Says of each challenger what the experiment found."""
+
+    population: Population
+    outcome: Outcome
+    control: str
+    plan: Plan
+    level: float
+    split_p: float
+
+    def result(self, challenger: str, days: list[Look], true: float | None) -> ChallengerResult:
+        """At the planned end, after looks on all days."""
+        plan, arms = self.plan, (self.control, challenger)
+        effects = {
+            name: effect_per_visit(self.outcome, arms, name, self.level, None) for name in (plan.goal, *plan.guardrails)
+        }
+        goal = effects[plan.goal]
+        decision = decide(
+            {plan.goal: Goal(goal)},
+            {name: Guardrail(effects[name], relative=margin) for name, margin in plan.guardrails.items()},
+            level=self.level,
+            split_p=self.split_p,
+            ended=True,
         )
-    return ChallengerResult(
-        verdict=decision.verdict,
-        sentence=decision.sentence,
-        metrics={
-            name: _metric(effect, plan.guardrails.get(name), {**decision.better, **decision.not_worse}[name])
-            for name, effect in effects.items()
-        },
-        looks=days,
-        conclusive_day=first_conclusive(days, anytime=True),
-        naive_day=first_conclusive(days, anytime=False),
-        variance_reduction=1 - (goal.control_error**2 + goal.treatment_error**2) / raw,
-        slices=sliced,
-        true_lift=true,
-        live=live,
-    )
+        p_values = {**decision.better, **decision.not_worse}
+        live = None
+        if goal.difference:
+            spread, visits = [look.spread for look in days], self.population.world.visits
+            live = plan_live_test(goal, spread, visits, power=plan.power, visitors=plan.live_visitors)
+        return ChallengerResult(
+            verdict=decision.verdict,
+            sentence=decision.sentence,
+            metrics={
+                name: _metric(effect, plan.guardrails.get(name), p_values[name]) for name, effect in effects.items()
+            },
+            looks=days,
+            conclusive_day=first_conclusive(days, anytime=True),
+            naive_day=first_conclusive(days, anytime=False),
+            variance_reduction=self._variance_reduction(goal, arms),
+            slices=self._slices(arms),
+            true_lift=true,
+            live=live,
+        )
+
+    def _slices(self, arms: tuple[str, str]) -> dict[str, SliceResult]:
+        groups = slices_of(self.population)
+        found = {}
+        for name, users in groups.items():
+            control, treatment = (int(users[self.outcome.users(arm)].sum()) for arm in arms)
+            lift = slice_lift(self.outcome, arms, self.plan.goal, self.level / len(groups), users)
+            found[name] = SliceResult((control, treatment), lift)
+        return found
+
+    def _variance_reduction(self, goal: Effect, arms: tuple[str, str]) -> float:
+        plain = [per_visit(self.outcome, arm, self.plan.goal) for arm in arms]
+        raw = sum(float(values.var(ddof=1)) / len(values) for values in plain)
+        return 1 - (goal.control_error**2 + goal.treatment_error**2) / raw
 
 
 def slices_of(population: Population) -> dict[str, NDArray[np.bool_]]:

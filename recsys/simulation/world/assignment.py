@@ -32,11 +32,11 @@ def assign(units: NDArray[np.integer], shares: Sequence[float], salt: str) -> ND
 
     Args:
         units: ids, of any shape.
-        shares: of the arms, positive; what they lack to 1 takes no part.
+        shares: of the arms; one of 0 gets nobody, and what they lack to 1 takes no part.
         salt: names the experiment.
 
     Raises:
-        ValueError: a share is not positive, or they are more than 1 together.
+        ValueError: a share is negative, none is positive, or they are more than 1 together.
 
     Example:
         >>> arms = assign(np.arange(10_000), [0.5, 0.3], salt="first")
@@ -44,8 +44,8 @@ def assign(units: NDArray[np.integer], shares: Sequence[float], salt: str) -> ND
         [0.2, 0.5, 0.3]
     """
     ends = np.cumsum(np.asarray(shares, dtype=np.float64))
-    if not len(ends) or min(shares) <= 0 or ends[-1] > 1 + 1e-9:
-        raise ValueError(f"shares of arms are positive and at most 1 together, not {list(shares)}")
+    if not len(ends) or min(shares) < 0 or not 0 < ends[-1] <= 1 + 1e-9:
+        raise ValueError(f"shares of arms are not negative, and above 0 and at most 1 together, not {list(shares)}")
     arm = np.searchsorted(ends, uniform_hash(units, salt), side="right")
     if ends[-1] > 1 - 1e-9:
         arm = np.minimum(arm, len(ends) - 1)

@@ -198,8 +198,10 @@ def test_units_are_assigned_evenly_and_by_salts_that_know_nothing_of_each_other(
     assert kstest(uniform_hash(units, "first"), "uniform").pvalue > 0.001
     np.testing.assert_array_equal(arms[0], assign(units, [0.5, 0.5], "first"))
     np.testing.assert_array_equal(arms[0][7:8], assign(units[7:8], [0.5, 0.5], "first"))
-    with pytest.raises(ValueError, match="positive and at most 1"):
-        assign(units, [0.7, 0.4], "first")
+    assert np.unique(assign(units, [0, 1], "first")).tolist() == [1]
+    for shares in ([0.7, 0.4], [1.0, -0.1], [0.0, 0.0], []):
+        with pytest.raises(ValueError, match="above 0 and at most 1 together"):
+            assign(units, shares, "first")
 
 
 def test_who_takes_no_part_is_not_simulated() -> None:
