@@ -16,6 +16,7 @@ from recsys.tracking.model_files import FILES, files_digest
 from recsys.tracking.registry import Registry
 from recsys.tracking.registry_calls import RegistryError, default_store
 from tests.candidates.conftest import Saved, contents, lists_of
+from tests.tracking.stores import empty_store
 
 Make = Callable[..., Saved]
 URI = "models:/shop@champion"
@@ -25,7 +26,7 @@ URI = "models:/shop@champion"
 def store(saved: Make, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions of `shop`, popularity and neighbours."""
     place = tmp_path_factory.mktemp("store")
-    registry = Registry.open("shop", f"sqlite:///{place / 'mlflow.db'}")
+    registry = Registry.open("shop", empty_store(place))
     registry.client.create_registered_model("shop")
     for name in ("popularity", "cosine"):
         save_model(saved(name).folder / "model", place / name)

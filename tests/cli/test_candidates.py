@@ -17,6 +17,7 @@ from recsys.cli.candidates import config_of, main, parser
 from recsys.cli.main import run as run_command
 from recsys.features.tables import DataError
 from recsys.tracking.run_folder import RunFolder
+from tests.tracking.stores import empty_store
 
 
 def arguments(run: RunFolder, out: Path, *words: str) -> list[str]:
@@ -207,7 +208,7 @@ def test_mlflow_is_told(
 ) -> None:
     from mlflow.tracking import MlflowClient
 
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    uri = empty_store(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     ask(capsys, *arguments(finished, tmp_path, "--track"))
     client = MlflowClient(uri)

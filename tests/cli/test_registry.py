@@ -21,6 +21,7 @@ from recsys.tracking.gates.gate import Gate, Verdict
 from recsys.tracking.mlflow_store import open_client
 from recsys.tracking.registry import Registry, who
 from recsys.tracking.run_folder import RunFolder
+from tests.tracking.stores import empty_store
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 GATES = "recsys.tracking.gates"
@@ -83,9 +84,7 @@ def finished_run(finished: RunFolder, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    open_client(uri).search_experiments()
-    return uri
+    return empty_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from recsys.tracking.mlflow_store import open_client
 from recsys.tracking.record import RunError
 from recsys.tracking.run_folder import RunFolder
 from tests.cli.conftest import make_run
+from tests.tracking.stores import empty_store
 
 SMALL = ("--users_per_day", "120", "--days", "3", "--before", "3", "--length", "3", "--assignments", "50")
 
@@ -37,7 +38,7 @@ def numbers(folder: Path) -> dict:
 def test_a_run_against_the_most_that_can_be_gained(
     run: RunFolder, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    store = empty_store(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
     words = [str(run.path), "oracle", *SMALL, "--users.clicks_per_visit", "0.5", "--folder", str(tmp_path / "a")]
     assert simulate.main([*words, "--track"]) == 0
@@ -69,7 +70,7 @@ def test_arms_are_named_and_the_log_may_be(run: RunFolder, tmp_path: Path) -> No
 
 
 def test_models_of_the_registry_are_arms(run: RunFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path / 'mlflow.db'}")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", empty_store(tmp_path))
     assert registry.main(["register", str(run.path), "--name", "toy"]) == 0
     log = ["--log", run.record.data["folder"]]
     found = {}

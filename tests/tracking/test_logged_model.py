@@ -24,10 +24,11 @@ from recsys.tracking.bundle_server import ServingParams
 from recsys.tracking.logged_model import SavedBundle, log_model, requirements, signature
 from recsys.tracking.logged_model import save_model as save_logged
 from recsys.tracking.mlflow_run import MLflowRun
-from recsys.tracking.mlflow_store import TrackingError, open_client
+from recsys.tracking.mlflow_store import TrackingError
 from recsys.tracking.record import RunRecord
 from recsys.tracking.run_folder import RunFolder
 from tests.tracking.served import Served, factors, frame_of, served, synergen
+from tests.tracking.stores import empty_store
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Operation with range:DeprecationWarning"),  # MLflow's
@@ -62,9 +63,7 @@ def saved(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    found = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    open_client(found).search_experiments()
-    return found
+    return empty_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

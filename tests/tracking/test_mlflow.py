@@ -32,6 +32,7 @@ from recsys.tracking.record import RunRecord
 from recsys.tracking.run_folder import RunFolder
 from recsys.tracking.tracked import tracked
 from recsys.training.callbacks import interruptible
+from tests.tracking.stores import empty_store
 
 RULE = GlobalTime(0.3, 0.1)
 CONFIG = {
@@ -60,7 +61,7 @@ def evaluations(split: Split) -> list[Evaluation]:
 def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a store with its tables made."""
     folder = tmp_path_factory.mktemp("store")
-    open_client(uri_of(folder)).search_experiments()
+    empty_store(folder)
     return folder
 
 

@@ -23,6 +23,7 @@ from recsys.features.splits import GlobalTime
 from recsys.tracking.mlflow_evaluator import METRICS, PLOTS, SLICES
 from recsys.tracking.most_popular import MostPopular
 from recsys.tracking.pyfunc_evaluation import evaluate_pyfunc
+from tests.tracking.stores import empty_store
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -48,7 +49,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A folder with a store that everything in this module writes to."""
     folder = tmp_path_factory.mktemp("store")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder / 'mlflow.db'}")
+        patch.setenv("MLFLOW_TRACKING_URI", empty_store(folder))
         patch.setenv("MLFLOW_EXPERIMENT_ID", mlflow.create_experiment("foreign", str(folder / "files")))
         yield folder
 

@@ -25,15 +25,14 @@ from recsys.tracking.registration import load_evaluation_set, register
 from recsys.tracking.registry import Registry
 from recsys.tracking.registry_calls import LostRaceError, RegistryError, called, default_store
 from tests.tracking.gates.cases import frozen
+from tests.tracking.stores import empty_store
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    open_client(uri).search_experiments()
-    return uri
+    return empty_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from recsys.unbiased.dual_learning import DualLearning
 from recsys.unbiased.inverse_propensity import NaiveClicks
 from recsys.unbiased.sessions import Sessions
 from recsys.unbiased.synthetic_lists import SyntheticQueries
+from tests.tracking.stores import empty_store
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -38,9 +39,7 @@ def fit(loss: ClickLoss, folder: Path, logger: MLFlowLogger | bool = False) -> L
 
 
 def test_curves_are_kept_in_the_folder_and_in_mlflow(tmp_path: Path) -> None:
-    logger = MLFlowLogger(
-        "clicks", tracking_uri=f"sqlite:///{tmp_path}/mlflow.db", artifact_location=str(tmp_path / "a")
-    )
+    logger = MLFlowLogger("clicks", tracking_uri=empty_store(tmp_path), artifact_location=str(tmp_path / "a"))
     loss = DualLearning(4)
     trainer = fit(loss, tmp_path, logger)
     curve = loss.relative_propensities()[0].tolist()

@@ -18,6 +18,7 @@ from recsys.tracking.moves import Move, below
 from recsys.tracking.registry import CHALLENGER, CHAMPION, PREVIOUS, PROMOTED_BY, ROLLED_BACK, Registry
 from recsys.tracking.registry_calls import LostRaceError, MissingError, RegistryError
 from recsys.tracking.registry_lock import RegistryLock
+from tests.tracking.stores import empty_store
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 START = multiprocessing.get_context("forkserver")  # fresh processes that need not import MLflow each for itself
@@ -34,10 +35,7 @@ LEASE_S = 2.0
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A store with its tables made."""
-    uri = f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
-    Registry.open("first", uri).client.search_experiments()
-    return uri
+    return empty_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture

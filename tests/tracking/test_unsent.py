@@ -24,6 +24,7 @@ from recsys.tracking.record import RunRecord
 from recsys.tracking.registry_calls import called
 from recsys.tracking.run_folder import RunFolder
 from recsys.tracking.unsent import UNSENT, Unsent
+from tests.tracking.stores import empty_store
 
 RULE = GlobalTime(0.3, 0.1)
 CALLS = ("log_batch", "log_inputs", "log_artifact", "log_dict", "log_text", "set_tag", "set_terminated", "update_run")
@@ -55,7 +56,7 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Outage:
 
 @pytest.fixture(scope="module")
 def uri(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return f"sqlite:///{tmp_path_factory.mktemp('store') / 'mlflow.db'}"
+    return empty_store(tmp_path_factory.mktemp("store"))
 
 
 @pytest.fixture
