@@ -31,10 +31,11 @@ import pandas as pd
 from _results import write_json
 from _runs import ROOT, say
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns
+from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.diagnostics import Limits
 from recsys.simulation.off_policy.evaluate import OffPolicyReport, evaluate_policies
 from recsys.simulation.off_policy.intervals import Bootstrap
+from recsys.simulation.off_policy.log_columns import LogColumns
 from recsys.simulation.off_policy.policies import TablePolicy
 from recsys.tracking.environment import git_state, machine, versions
 

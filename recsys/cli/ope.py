@@ -25,8 +25,9 @@ from recsys.cli.reports import plain, write_report
 if TYPE_CHECKING:
     import pandas as pd
 
-    from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns
+    from recsys.simulation.off_policy.bandit_log import BanditLog
     from recsys.simulation.off_policy.evaluate import OffPolicyReport
+    from recsys.simulation.off_policy.log_columns import LogColumns
     from recsys.simulation.off_policy.policies import Policy
 
 REFUSED = 1
@@ -74,8 +75,9 @@ def main(argv: list[str] | None = None) -> int:
         raise ArmError(f"--level is the chance that a range misses the truth, between 0 and 1, not {given.level}")
     from recsys.documents.document import Line
     from recsys.simulation.comparison.compare import finite
-    from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns
+    from recsys.simulation.off_policy.bandit_log import BanditLog
     from recsys.simulation.off_policy.evaluate import evaluate_policies
+    from recsys.simulation.off_policy.log_columns import LogColumns
     from recsys.simulation.report.off_policy_page import off_policy_document
     from recsys.tracking.report_run import track_report
 

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 
 from recsys.evaluation.requests_table import JUDGES_ALONE, SCHEMA
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns, LogError
+from recsys.simulation.off_policy.bandit_log import BanditLog
+from recsys.simulation.off_policy.log_columns import LogColumns, LogError
 from recsys.simulation.off_policy.scored_policy import ListScores
 from recsys.tracking.pyfunc_evaluation import AnswerError, integers_of
 

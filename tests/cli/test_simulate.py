@@ -14,7 +14,7 @@ from recsys.cli import ope, registry, simulate
 from recsys.cli.arms import ArmError
 from recsys.simulation.comparison.plan import PlanError
 from recsys.simulation.comparison.population import PopulationError
-from recsys.simulation.off_policy.bandit_log import LogError
+from recsys.simulation.off_policy.log_columns import LogError
 from recsys.simulation.off_policy.policies import PolicyError
 from recsys.simulation.statistics.effect import ExperimentError
 from recsys.tracking.mlflow_store import open_client

@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
+from recsys.simulation.off_policy.bandit_log import BanditLog
+from recsys.simulation.off_policy.log_columns import LogError
 from recsys.simulation.off_policy.policies import Block
 from recsys.simulation.off_policy.reward_models import MeansByAction, pull_of_means, shrunk_means
 
@@ -32,7 +33,7 @@ class ContextRidge:
 
     Example:
         >>> import pandas as pd
-        >>> from recsys.simulation.off_policy.bandit_log import LogColumns
+        >>> from recsys.simulation.off_policy.log_columns import LogColumns
         >>> table = pd.DataFrame({"action": [0, 1, 0, 1], "reward": [0, 1, 2, 3], "propensity": 0.5, "x": [0, 0, 1, 1]})
         >>> log = BanditLog.from_frame(table, LogColumns(context=("x",)))
         >>> fitted = ContextRidge(ridge=0.0, shrinkage=0.0).fit(log, np.arange(4))

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns
+from recsys.simulation.off_policy.bandit_log import BanditLog
+from recsys.simulation.off_policy.log_columns import LogColumns
 from recsys.simulation.off_policy.policies import TablePolicy
 
 Matrix = NDArray[np.float64]

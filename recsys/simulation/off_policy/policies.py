@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, as_written
+from recsys.simulation.off_policy.bandit_log import BanditLog
+from recsys.simulation.off_policy.log_columns import as_written
 
 
 class PolicyError(ValueError):

@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
+from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.choices import Choice
+from recsys.simulation.off_policy.log_columns import LogError
 from recsys.simulation.off_policy.policies import Block
 from recsys.simulation.off_policy.scored_policy import Scored, Scores, chosen
 

@@ -10,7 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
+from recsys.simulation.off_policy.bandit_log import BanditLog
+from recsys.simulation.off_policy.log_columns import LogError
 from recsys.simulation.off_policy.policies import Block
 
 

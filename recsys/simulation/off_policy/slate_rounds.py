@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
+from recsys.simulation.off_policy.bandit_log import BanditLog
+from recsys.simulation.off_policy.log_columns import LogError
 from recsys.simulation.off_policy.policies import Policy
 from recsys.simulation.off_policy.ranked_policy import RankedPolicy, places_of
 from recsys.simulation.off_policy.reward_models import folds_of, shrunk_means

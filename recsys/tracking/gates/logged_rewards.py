@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns
+from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.choices import Choice, TopKUniform
 from recsys.simulation.off_policy.diagnostics import Limits, diagnose, refusals
 from recsys.simulation.off_policy.intervals import EmpiricalBernstein, LowerBound
 from recsys.simulation.off_policy.inverse_propensity import IPW
+from recsys.simulation.off_policy.log_columns import LogColumns
 from recsys.simulation.off_policy.reward_models import CrossFitted, MeanByAction
 from recsys.simulation.off_policy.rounds import rounds_of
 from recsys.simulation.off_policy.scored_policy import ScoredPolicy

@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns, LogError
+from recsys.simulation.off_policy.bandit_log import BanditLog
+from recsys.simulation.off_policy.log_columns import LogColumns, LogError
 
 GOOD = pd.DataFrame(
     {

@@ -7,11 +7,12 @@ import pandas as pd
 import pytest
 import torch
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogColumns, LogError
+from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.context_ridge import ContextRidge
 from recsys.simulation.off_policy.direct_method import DirectMethod
 from recsys.simulation.off_policy.doubly_robust import DoublyRobust
 from recsys.simulation.off_policy.intervals import standard_error
+from recsys.simulation.off_policy.log_columns import LogColumns, LogError
 from recsys.simulation.off_policy.policies import Block, TablePolicy
 from recsys.simulation.off_policy.reward_models import CrossFitted, MeanByAction
 from recsys.simulation.off_policy.rounds import rounds_of

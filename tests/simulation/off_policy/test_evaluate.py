@@ -9,11 +9,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
+from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.diagnostics import Limits
 from recsys.simulation.off_policy.evaluate import default_estimators, evaluate_policies
 from recsys.simulation.off_policy.intervals import Normal
 from recsys.simulation.off_policy.inverse_propensity import IPW, ClippedIPW
+from recsys.simulation.off_policy.log_columns import LogError
 from recsys.simulation.off_policy.policies import TablePolicy
 from tests.simulation.off_policy.worlds import world
 

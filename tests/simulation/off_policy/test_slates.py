@@ -11,10 +11,11 @@ import pandas as pd
 import pytest
 import torch
 
-from recsys.simulation.off_policy.bandit_log import BanditLog, LogError
+from recsys.simulation.off_policy.bandit_log import BanditLog
 from recsys.simulation.off_policy.choices import Softmax, TopKUniform
 from recsys.simulation.off_policy.diagnostics import Limits
 from recsys.simulation.off_policy.evaluate_slates import evaluate_slates
+from recsys.simulation.off_policy.log_columns import LogError
 from recsys.simulation.off_policy.policies import PolicyError, TablePolicy
 from recsys.simulation.off_policy.ranked_policy import RankedPolicy, places_of
 from recsys.simulation.off_policy.reward_models import folds_of

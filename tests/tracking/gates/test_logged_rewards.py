@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from recsys.simulation.off_policy.bandit_log import LogError
 from recsys.simulation.off_policy.choices import EpsilonGreedy, Softmax
 from recsys.simulation.off_policy.doubly_robust import DoublyRobust
 from recsys.simulation.off_policy.intervals import Bootstrap
+from recsys.simulation.off_policy.log_columns import LogError
 from recsys.tracking.gates.case import Contestant
 from recsys.tracking.gates.gate import GateError
 from recsys.tracking.gates.logged_rewards import LoggedRewards
