@@ -12,7 +12,6 @@ split, and how much sooner interleaving tells two rankers apart. Writes `experim
 from __future__ import annotations
 
 import argparse
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -23,11 +22,11 @@ from typing import Any
 import _ab_parts as parts
 import numpy as np
 from _ab_interleaving import Comparison, sensitivity
+from _made_by import made_by
 from _results import write_json
 from _runs import ROOT, say
 
 from recsys.evaluation.plots import ever_rejected
-from recsys.tracking.environment import git_state, machine, versions
 
 RESULTS, SMOKE = Path("experiments/results/ab"), Path("runs/smoke/ab")
 PICTURE = Path("docs/images/ab_peeking.png")
@@ -88,8 +87,7 @@ def interleaving(seed: int, experiments: int, users: int) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    given = parser().parse_args(words)
+    given = parser().parse_args(argv)
     folder = ROOT / (given.out or (SMOKE if given.smoke else RESULTS))
     settings = sizes(given.smoke)
     for number, (name, make) in enumerate(functions().items()):
@@ -98,19 +96,15 @@ def main(argv: list[str] | None = None) -> int:
         seed = 1000 * given.seed + number
         started = time.perf_counter()
         found = make(seed, **settings[name])
-        seconds = round(time.perf_counter() - started, 1)
         content = {
             "found": found,
             "level": LEVEL,
             "settings": settings[name],
             "seed": seed,
-            "seconds": seconds,
-            "command": shlex.join(["python", "experiments/ab_calibration.py", *words]),
-            "versions": versions() | {package: version(package) for package in ("numpy", "scipy", "statsmodels")},
-            "machine": machine(),
-            "git": git_state(ROOT),
+            **made_by(__file__, argv, started),
         }
-        say(f"{name}: {seconds} s, {write_json(folder / f'{name}.json', content, indent=2)}")
+        content["versions"] |= {package: version(package) for package in ("numpy", "scipy", "statsmodels")}
+        say(f"{name}: {content['seconds']} s, {write_json(folder / f'{name}.json', content, indent=2)}")
         if name == "peeking":
             draw(found, folder / PICTURE.name if given.smoke or given.out else ROOT / PICTURE)
     return 0

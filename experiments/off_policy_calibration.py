@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import math
-import shlex
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from _made_by import made_by
 from _planted_slates import FixedScores, PlantedSlates
 from _results import write_json
 from _runs import ROOT, say
@@ -38,7 +38,6 @@ from recsys.simulation.off_policy.slate_rounds import slate_rounds
 from recsys.simulation.off_policy.slates import CascadeDR, RewardInteractionIPS
 from recsys.simulation.off_policy.terms import Terms
 from recsys.simulation.off_policy.tuning import Slope, Tuned
-from recsys.tracking.environment import git_state, machine, versions
 
 OUT = Path("experiments/results/off_policy/calibration.json")
 LEVEL = 0.05
@@ -174,8 +173,7 @@ def _share(count: int, of: int) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    given = parser().parse_args(words)
+    given = parser().parse_args(argv)
     if given.smoke:
         given.logs, given.rounds, given.resamples = 5, 500, 50
     started = time.perf_counter()
@@ -193,11 +191,7 @@ def main(argv: list[str] | None = None) -> int:
         "worlds": found,
         "level": LEVEL,
         "settings": {name: getattr(given, name) for name in ("logs", "rounds", "resamples", "seed", "smoke")},
-        "seconds": round(time.perf_counter() - started, 1),
-        "command": shlex.join(["python", "experiments/off_policy_calibration.py", *words]),
-        "versions": versions(),
-        "machine": machine(),
-        "git": git_state(ROOT),
+        **made_by(__file__, argv, started),
     }
     path = ROOT / given.out
     write_json(path, content, indent=2)

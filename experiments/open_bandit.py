@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shlex
 import sys
 import time
 from dataclasses import asdict
@@ -28,6 +27,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from _made_by import made_by
 from _results import write_json
 from _runs import ROOT, say
 
@@ -37,7 +37,6 @@ from recsys.simulation.off_policy.evaluate import OffPolicyReport, evaluate_poli
 from recsys.simulation.off_policy.intervals import Bootstrap
 from recsys.simulation.off_policy.log_columns import LogColumns
 from recsys.simulation.off_policy.policies import TablePolicy
-from recsys.tracking.environment import git_state, machine, versions
 
 OUT = Path("experiments/results/off_policy/open_bandit.json")
 CAMPAIGNS = ("all", "men", "women")
@@ -83,8 +82,7 @@ def judged(log: BanditLog, policy: np.ndarray, own: BanditLog, resamples: int) -
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    given = parser().parse_args(words)
+    given = parser().parse_args(argv)
     root = given.data or (Path(os.environ["RECSYS_DATA"]) if "RECSYS_DATA" in os.environ else None)
     if root is None or not (root / "open_bandit").is_dir():
         raise SystemExit("the Open Bandit samples are not found: set RECSYS_DATA to the folder above `open_bandit`")
@@ -114,11 +112,7 @@ def main(argv: list[str] | None = None) -> int:
     content = {
         "campaigns": found,
         "settings": {"resamples": given.resamples, "smoke": given.smoke},
-        "seconds": round(time.perf_counter() - started, 1),
-        "command": shlex.join(["python", "experiments/open_bandit.py", *words]),
-        "versions": versions(),
-        "machine": machine(),
-        "git": git_state(ROOT),
+        **made_by(__file__, argv, started),
     }
     path = ROOT / given.out
     write_json(path, content, indent=2)

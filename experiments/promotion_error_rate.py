@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -22,11 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _made_by import made_by
 from _results import write_json
 from _runs import ROOT, say
 
 from recsys.evaluation.intervals import wilson
-from recsys.tracking.environment import git_state, machine, versions
 from recsys.tracking.gates.paired import Margin, Sample, tested
 
 RESULTS = Path("experiments/results")
@@ -132,8 +131,7 @@ def scenarios(
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    given = parser().parse_args(words)
+    given = parser().parse_args(argv)
     published = json.loads((ROOT / PUBLISHED).read_text(encoding="utf-8"))["metrics"]["HR@10"]
     world = World(given.users, published["mean"], published["sd"] / published["mean"], given.agree)
     found: dict[str, Any] = {}
@@ -155,11 +153,7 @@ def main(argv: list[str] | None = None) -> int:
             **vars(world),
         },
         "published": PUBLISHED.as_posix(),
-        "seconds": round(time.perf_counter() - started, 1),
-        "command": shlex.join(["python", "experiments/promotion_error_rate.py", *words]),
-        "versions": versions(),
-        "machine": machine(),
-        "git": git_state(ROOT),
+        **made_by(__file__, argv, started),
     }
     path = ROOT / given.out
     write_json(path, content, indent=2)
