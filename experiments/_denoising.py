@@ -44,11 +44,18 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "gowalla": {"epochs": 100, "every": 10, "patience": 20, "batch_size": 16_384, "lr": 0.01, "width": 64},
 }
 """Of each data set. A step of LightGCN propagates over the whole graph whatever the batch: that of Gowalla has few."""
+OF_BACKBONES: dict[tuple[str, str], dict[str, Any]] = {("movielens_100k", "lightgcn"): {"epochs": 200, "lr": 0.005}}
+"""Of a data set and a backbone that is still far from its best after the epochs of all others, by whatever method."""
 SMOKE: dict[str, Any] = {"epochs": 2, "every": 1}
 SETTLED = 10
 """Epoch from which shares of noise are averaged."""
 
 BACKBONES: dict[str, Callable[..., InteractionNetwork]] = {"mf": MatrixFactorization, "lightgcn": LightGCN}
+
+
+def settings_of(dataset: str, backbone: str) -> dict[str, Any]:
+    """Of every training of a backbone on a data set."""
+    return SETTINGS[dataset] | OF_BACKBONES.get((dataset, backbone), {})
 
 
 def uniform() -> PoolWeighting:

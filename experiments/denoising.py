@@ -26,7 +26,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, SETTINGS, SMOKE, Row, described, train
+from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, SMOKE, Row, described, settings_of, train
 from _denoising_data import NATURAL, NOISES
 from _markdown import markdown, number
 from _results import provenance, spread, write, write_json, write_text
@@ -66,7 +66,7 @@ def main(argv: list[str] | None = None) -> int:
         parser().error("no row matches; `--list` shows all")
     if not given.list:
         rows = present(rows)
-    by_row = {row: SETTINGS[row.dataset] | smoke | {"method": described(row.method)} for row in rows}
+    by_row = {row: settings_of(row.dataset, row.backbone) | smoke | {"method": described(row.method)} for row in rows}
     for seed in seeds:  # seed by seed: every table has all its rows early
         for row, of_row in by_row.items():
             path = ROOT / runs / row.dataset / row.protocol / row.model / f"{seed}.json"

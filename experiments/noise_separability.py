@@ -25,7 +25,7 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
-from _denoising import BACKBONES, SEEDS, SETTINGS, uniform
+from _denoising import BACKBONES, SEEDS, settings_of, uniform
 from _denoising_data import NOISES, Positives
 from _results import spread, write_json
 from _runs import ROOT, say
@@ -98,7 +98,7 @@ def main(argv: list[str] | None = None) -> int:
         "seeds": given.seeds,
         "areas": found,
         "command": shlex.join(["python", "experiments/noise_separability.py", *words]),
-        "settings": SETTINGS[given.dataset] | {"epochs": given.epochs},
+        "settings": settings_of(given.dataset, given.backbone) | {"epochs": given.epochs},
         "versions": versions(),
         "machine": machine(),
         "git": git_state(ROOT),
@@ -114,7 +114,7 @@ def measure(
 ) -> dict[int, dict[str, float]]:
     """One plain training."""
     torch.manual_seed(seed)
-    settings = SETTINGS[dataset]
+    settings = settings_of(dataset, backbone)
     data = Positives(dataset, noise, seed, settings["batch_size"], UserPools(1))
     module = RecommenderModule(
         partial(BACKBONES[backbone], width=settings["width"]),

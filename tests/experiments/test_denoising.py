@@ -146,7 +146,7 @@ def test_a_study_writes_rows_and_a_table_and_skips_what_is_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(denoising, "ROOT", tmp_path)
-    monkeypatch.setattr(denoising, "SETTINGS", {ML: SETTINGS})
+    monkeypatch.setattr(_denoising, "SETTINGS", {ML: SETTINGS})
     monkeypatch.setattr(denoising, "present", lambda rows: rows)
     words = ["--dataset", ML, "--noise", "0.3", "--backbone", "mf", "--method", "pld", "--seeds", "2024", "2025"]
     assert denoising.main(words) == 0
@@ -164,7 +164,7 @@ def test_a_study_writes_rows_and_a_table_and_skips_what_is_done(
         *("done", f"{ML}/noise_0.3/mf_pld/2024"),
         *("done", f"{ML}/noise_0.3/mf_pld/2025"),
     ]
-    monkeypatch.setattr(denoising, "SETTINGS", {ML: SETTINGS | {"lr": 0.02}})
+    monkeypatch.setattr(_denoising, "SETTINGS", {ML: SETTINGS | {"lr": 0.02}})
     assert denoising.main([*words, "--list"]) == 0
     assert capsys.readouterr().out.split()[0] == "new"  # other settings
 
