@@ -164,7 +164,13 @@ def publish(row: Row, seeds: Iterable[int], settings: dict[str, Any], runs: Path
 
 
 def table(results: Path) -> None:
-    """Writes `DENOISING.md` from the JSON files beside it, and from nothing else."""
+    """Writes `DENOISING.md`."""
+    path = write_text(results / "DENOISING.md", page(results))
+    say(f"wrote {path.relative_to(ROOT)}")
+
+
+def page(results: Path) -> str:
+    """All tables, from the JSON files of a folder and from nothing else."""
     rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/noise_*/*.json"))]
     parts = ["# Training on noisy positives", NOTE]
     for dataset, noises in NOISES.items():
@@ -176,8 +182,7 @@ def table(results: Path) -> None:
                 own = {row["model"].removeprefix(f"{backbone}_"): row for row in of_noise}
                 if named := [(name, own[name]) for name in METHODS if name in own]:
                     parts += [f"### {backbone}", _table(named)]
-    path = write_text(results / "DENOISING.md", "\n\n".join(parts) + "\n")
-    say(f"wrote {path.relative_to(ROOT)}")
+    return "\n\n".join(parts) + "\n"
 
 
 def _table(rows: list[tuple[str, dict[str, Any]]]) -> str:

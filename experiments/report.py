@@ -186,6 +186,7 @@ def _benchmark(name: str, content: Content) -> Iterable[str]:
     wanted = {
         "sequences_per_s": "sequences/s",
         "users_per_s": "users/s",
+        "pairs_per_s": "pairs/s",
         "NDCG@10": "NDCG@10",
         "peak_rss_mib": "peak MiB",
     }

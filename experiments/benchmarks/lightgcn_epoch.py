@@ -67,7 +67,9 @@ def main() -> None:
     }
     for name, entry in ratios.items():
         print(name, entry, flush=True)
-    path = record("lightgcn_epoch", ratios, settings=settings | {"turns": given.turns}, sides=sides)
+    path = record(
+        "lightgcn_epoch", ratios, settings=settings | {"turns": given.turns}, sides={"gowalla/recbole": sides}
+    )
     print(f"written: {path.name}")
 
 

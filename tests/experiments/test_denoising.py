@@ -194,6 +194,11 @@ def test_a_run_of_other_settings_of_its_method_is_not_done(tmp_path: Path) -> No
     assert len({json.dumps(described(name), allow_nan=False) for name in METHODS}) == len(METHODS)
 
 
+def test_the_published_tables_are_made_of_the_published_rows() -> None:
+    results = denoising.ROOT / denoising.RESULTS
+    assert (results / "DENOISING.md").read_text(encoding="utf-8") == denoising.page(results)
+
+
 def test_differences_from_the_control_are_paired_by_seed() -> None:
     def row(model: str, values: list[float], seeds: list[int]) -> dict[str, Any]:
         return {"model": model, "seeds": seeds, "metrics": {"Recall@20": {"mean": np.mean(values), "values": values}}}

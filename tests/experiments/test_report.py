@@ -22,6 +22,10 @@ def shown(metric: dict) -> str:
     return f"{metric['mean']:.4f}" + (f" ± {metric['sd']:.4f}" if metric["sd"] is not None else "")
 
 
+def test_the_published_page_is_made_of_the_published_rows():
+    assert (report.RESULTS / "RESULTS.md").read_text(encoding="utf-8") == report.report(report.RESULTS)
+
+
 def test_the_page_shows_every_number_once_and_keeps_strict_and_refit_apart(plain_table, tmp_path):
     contents = compared(plain_table)
     strict = contents["net"] | {"dataset": "amazon_beauty"}
