@@ -81,10 +81,10 @@ def assumptions(made: Made, log: EventLog, days: int) -> list[str]:
     if settings.noise:
         said.append(f"{percent(settings.noise)} of what is examined and irrelevant is clicked all the same.")
     stay = f"turn by {settings.drift:g} radians a day" if settings.drift else f"stay for {days} days"
-    charm = "" if settings.novelty else ", or of the charm of what is new"
+    unsaid = "or of habits" if settings.novelty else "of habits, or of the charm of what is new"
     said.append(
-        f"Users come as often, whatever they are shown, and their tastes {stay}. Nothing is said of coming back, of "
-        f"habits{charm}."
+        f"Users come as often, whatever they are shown, and their tastes {stay}. Nothing is said of coming back, "
+        f"{unsaid}."
     )
     if settings.novelty:
         said.append(

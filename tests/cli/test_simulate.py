@@ -138,6 +138,11 @@ def test_what_users_are_taken_to_be_is_simulated_and_said(
         (["popularity", "{run}", "--users.drift", "-1"], PopulationError, "drift must not be negative"),
         (["popularity", "{run}", "--users.visits", "0"], PopulationError, "visits must be positive"),
         (["popularity", "{run}", "--users.new_share", "1"], PopulationError, "share of new ones"),
+        (
+            ["popularity", "{run}", "--users.click_model", "cascade"],
+            PopulationError,
+            "and 1 clicks a visit, not 1, whi",
+        ),
         (["popularity", "{run}", "--users.clicks_per_visit", "50"], PopulationError, "clicks a visit, not 50"),
         (["popularity", "{run}"], ExperimentError, "more users a day, or more days"),
     ],

@@ -21,6 +21,8 @@ from recsys.simulation.world.visits import Visits
 from recsys.simulation.world.world import World
 
 _LOGITS = 20.0
+_CEILING = 0.99
+"""Share of the most clicks that there can be, from which on nobody is better than the champion."""
 _MOST_USERS = 5000
 """Users by whom the level of clicks is set."""
 
@@ -146,10 +148,10 @@ class Population:
 
 def _root(excess: Callable[[float], float], clicks: float) -> float:
     least, most = excess(-_LOGITS) + clicks, excess(_LOGITS) + clicks
-    if not least < clicks < most:
+    if not least < clicks < _CEILING * most:
         raise PopulationError(
-            f"lists of this length get between {least:.3g} and {most:.3g} clicks a visit, not {clicks:g}; "
-            "give longer lists, or another number of clicks"
+            f"lists of this length get between {least:.3g} and {most:.3g} clicks a visit, not {clicks:g}, which must "
+            "leave something to gain; give longer lists, or another number of clicks"
         )
     return float(brentq(excess, -_LOGITS, _LOGITS, xtol=1e-4))
 
