@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-import shlex
 import sys
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from _denoising import BACKBONES, SEEDS, settings_of, uniform
 from _denoising_data import NOISES, Positives
+from _made_by import made_by
 from _results import spread, write_json
 from _runs import ROOT, say
 
@@ -37,7 +38,6 @@ from recsys.denoising.user_pools import UserPools
 from recsys.features.noise import INJECTED
 from recsys.features.training_pairs import TrainingPairs
 from recsys.models.interaction import InteractionNetwork
-from recsys.tracking.environment import git_state, machine, versions
 from recsys.training.module import RecommenderModule
 from recsys.training.pool_objective import PoolObjective
 from recsys.training.sparse_adam import SparseAdam
@@ -75,8 +75,8 @@ class Measure(L.Callback):
 
 
 def main(argv: list[str] | None = None) -> int:
-    words = sys.argv[1:] if argv is None else argv
-    given = parser().parse_args(words)
+    started = time.perf_counter()
+    given = parser().parse_args(argv)
     if given.noise not in NOISES[given.dataset]:
         parser().error(f"{given.dataset} has the noise {', '.join(NOISES[given.dataset])}, not {given.noise}")
     warnings.filterwarnings("ignore")
@@ -97,11 +97,8 @@ def main(argv: list[str] | None = None) -> int:
         "backbone": given.backbone,
         "seeds": given.seeds,
         "areas": found,
-        "command": shlex.join(["python", "experiments/noise_separability.py", *words]),
         "settings": settings_of(given.dataset, given.backbone) | {"epochs": given.epochs},
-        "versions": versions(),
-        "machine": machine(),
-        "git": git_state(ROOT),
+        **made_by(__file__, argv, started),
     }
     path = ROOT / (given.out or RESULTS / given.dataset / f"separability_{given.noise}_{given.backbone}.json")
     write_json(path, content, indent=2)

@@ -29,8 +29,8 @@ class Users:
     Attributes:
         clicks_per_visit: that the champion gets of them; what your own shop knows.
         exposure: how much of an item's popularity is taken for having been shown more: 0 none of it, 1 all of it.
-        planted: tastes are drawn at random instead of learned from the log, and what is popular in the log is liked by
-            everybody: not at all (0), always (1), or between; a world in which no trained model knows a taste.
+        planted: tastes are drawn at random instead of learned from the log, so that no trained model knows them. How
+            far what is popular in the log is what everybody likes: from -1, the reverse, over 0, unrelated, to 1.
         new_share: share of users who have no history and are known to no model.
         visits: mean visits a day and user.
         click_model: how they go through a list: by `position` alone, from the last click on (`browsing`), from the top

@@ -8,18 +8,23 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from recsys.candidates.files import JobError
 from recsys.cli import ope, registry, simulate
-from recsys.cli.arms import ArmError
+from recsys.cli.arms import ArmError, read_arms
+from recsys.cli.simulated_users import Users
 from recsys.simulation.comparison.plan import PlanError
 from recsys.simulation.comparison.population import PopulationError
 from recsys.simulation.off_policy.log_columns import LogError
 from recsys.simulation.off_policy.policies import PolicyError
 from recsys.simulation.statistics.effect import ExperimentError
+from recsys.simulation.world.fitted import popularity_of
+from recsys.simulation.world.world import Novelty
 from recsys.tracking.mlflow_store import open_client
 from recsys.tracking.record import RunError
 from recsys.tracking.run_folder import RunFolder
+from recsys.unbiased.click_models import Cascade, PositionBased, TrustBias, UserBrowsing
 from tests.cli.conftest import make_run
 from tests.tracking.stores import empty_store
 
@@ -83,6 +88,24 @@ def test_models_of_the_registry_are_arms(run: RunFolder, tmp_path: Path, monkeyp
     assert found["registered"]["arms"]["new"] == told
     with pytest.raises(JobError, match="`toy` has no alias `champion`, but `challenger`"):
         simulate.main(["popularity", "models:/toy@champion", *SMALL, *log])
+
+
+def test_users_are_made_as_they_are_asked_for(run: RunFolder) -> None:
+    log, arms = run.log(), read_arms(["popularity", "oracle"])
+    models = {"position": PositionBased, "browsing": UserBrowsing, "cascade": Cascade, "trust": TrustBias}
+    for name, model in models.items():
+        assert type(Users(0.8, click_model=name).make(log, arms, None, 3, 0).population.world.clicks) is model
+    plain = Users(0.8).make(log, arms, None, 3, 0).population.world
+    asked = Users(0.8, noise=0.2, drift=0.1, novelty=0.3, planted=1.0).make(log, arms, None, 3, 0).population.world
+    assert (plain.noise, plain.preferences.drift, plain.novelty) == (0.0, 0.0, None)
+    assert (asked.noise, asked.preferences.drift, asked.novelty) == (0.2, 0.1, Novelty(0.3, 7.0))
+    popularity = popularity_of(log)
+    assert torch.equal(asked.preferences.popularity, popularity)
+    by_popularity = popularity[1:].argsort(descending=True, stable=True) + 1
+    bias = asked.preferences.item_bias[by_popularity]
+    assert torch.equal(bias, bias.sort(descending=True).values)  # planted at 1: the order of the log
+    drift = Users(0.8, drift=0.1).make(log, arms, None, 3, 0).population.world.preferences
+    assert drift.drift == 0.1 and torch.equal(drift.items, plain.preferences.items)
 
 
 PLANTED = "Tastes are planted at random"
