@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from _coat_methods import plain
 from _denoising_data import Positives
+from _denoising_l2 import CHOSEN, PUBLISHED, PUBLISHED_L2, chosen
+from _denoising_l2 import SETTINGS as OF_CHOSEN_L2
 from torch import Tensor
 
 from recsys.denoising.adaptive_denoising import ReweightedLoss, TruncatedLoss
@@ -51,11 +53,6 @@ SETTLED = 10
 """Epoch from which shares of noise are averaged."""
 
 BACKBONES: dict[str, Callable[..., InteractionNetwork]] = {"mf": MatrixFactorization, "lightgcn": LightGCN}
-
-
-def settings_of(dataset: str, backbone: str) -> dict[str, Any]:
-    """Of every training of a backbone on a data set."""
-    return SETTINGS[dataset] | OF_BACKBONES.get((dataset, backbone), {})
 
 
 def uniform() -> PoolWeighting:
@@ -101,6 +98,7 @@ METHODS = {
     "t_ce": Method("T-BPR: a growing share of high losses, up to a fifth, is left out", TruncatedLoss, size=1),
     "pld": Method("a choice of five positives by personal loss, temperature 0.1", partial(_PLD, 0.1)),
     "pld_std": Method("temperature half a user's deviation of losses", lambda: _PLD(StandardizedTemperature(0.5))),
+    "pld_t1": Method("temperature 1", partial(_PLD, 1.0)),
     "pld_cv": Method("temperature by a user's coefficient of variation", lambda: _PLD(VariationTemperature(0.1))),
     "pld_anneal": Method("temperature from 1 to 0.1 over epochs 5 to 30", lambda: _PLD(AnnealedTemperature())),
     "pld_floor": Method("temperature 0.1, a tenth of the choices uniform", partial(_PLD, 0.1, floor=0.1)),
@@ -123,6 +121,7 @@ class Row(NamedTuple):
     noise: str
     backbone: str
     method: str
+    l2: str = PUBLISHED
 
     @property
     def model(self) -> str:
@@ -132,7 +131,16 @@ class Row(NamedTuple):
     @property
     def protocol(self) -> str:
         """The table that it stands in."""
-        return f"noise_{self.noise}"
+        return f"noise_{self.noise}" + ("_l2" if self.l2 == CHOSEN else "")
+
+
+def settings_of(row: Row) -> dict[str, Any]:
+    """Of every training of a row but for its method; of rows whose L2 was chosen, that of the method if it has one."""
+    settings = SETTINGS[row.dataset] | OF_BACKBONES.get((row.dataset, row.backbone), {}) | {"l2": PUBLISHED_L2}
+    if row.l2 == PUBLISHED:
+        return settings
+    of_method = chosen(row.dataset, row.backbone).get(row.method, PUBLISHED_L2)
+    return settings | OF_CHOSEN_L2.get((row.dataset, row.backbone), {}) | {"l2": of_method}
 
 
 @dataclass
@@ -180,7 +188,7 @@ def train(row: Row, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
     data = Positives(row.dataset, row.noise, seed, settings["batch_size"], pools, method.clean)
     judged = data.split if not method.clean else Positives(row.dataset, row.noise, seed, 1, UserPools()).split
     network: Callable[[Catalogue], InteractionNetwork] = partial(BACKBONES[row.backbone], width=settings["width"])
-    objective = PoolObjective(method.loss(), method.weighting())
+    objective = PoolObjective(method.loss(), method.weighting(), settings["l2"])
     module = RecommenderModule(network, objective, table_optimizer=partial(SparseAdam, lr=settings["lr"]))
     best = Best(judged, settings["every"], settings["patience"])
     quiet: dict[str, Any] = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}

@@ -1,12 +1,13 @@
 """Trains backbones on positives with injected or natural noise, by every method, and writes one JSON per row.
 
-A row is a data set, a noise, a backbone and a method; its JSON is written into `experiments/results/denoising` when all
+A row is a data set, a noise, a backbone, a method and a weight of L2, which is that of the publication or the one that
+`denoising_l2.py` chose for the method; its JSON is written into `experiments/results/denoising` when all
 its seeds are done, and a table of all rows beside them. What is done is skipped, one run after the other on one thread,
 so that an interrupted study goes on where it stopped. A data set that is not there is left out.
 
     python experiments/denoising.py --list
     python experiments/denoising.py --dataset movielens_100k --backbone mf --noise 0.3 --seeds 2024 2025
-    python experiments/denoising.py --method 'bce*'
+    python experiments/denoising.py --method 'bce*' --l2 published
     python experiments/denoising.py --dataset gowalla --noise 0.0 --backbone lightgcn --method plain --seeds 2024
     python experiments/denoising.py --smoke
 """
@@ -23,18 +24,20 @@ import time
 import warnings
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, SMOKE, Row, described, settings_of, train
 from _denoising_data import NATURAL, NOISES
+from _denoising_l2 import CHOSEN, NOISE, PUBLISHED, PUBLISHED_L2, RESULTS, chosen
 from _markdown import markdown, number
 from _results import provenance, spread, write, write_json, write_text
 from _runs import ROOT, say
 
 from recsys.cli.allocator import keep_freed_memory
 
-RUNS, RESULTS = Path("runs/denoising"), Path("experiments/results/denoising")
+RUNS = Path("runs/denoising")
 COLUMNS = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50", "NDCG-all@20", "NDCG-all@50", "tail Recall@20")
 SHARES = ("injected_pool_share", "injected_share", "effective_pool_size")
 CONTROL = "uniform_k"
@@ -45,7 +48,9 @@ NOTE = (
     "that the user has. Natural noise are the user's own ratings of 1 and 2, which train beside those of 3. The whole "
     "catalogue is ranked without the training items. Mean ± standard deviation over seeds, each with its own parts, "
     "noise and weights. NDCG-all divides by the gain of all test items, however many. Shares are means over the epochs "
-    "after the tenth: of noise in the pools, and of noise in what was trained on. Differences from `uniform_k` have "
+    "after the tenth: of noise in the pools, and of noise in what was trained on. The weight of L2 is "
+    f"{PUBLISHED_L2:g} as published, or the one that `denoising_l2.py` chose for each method on validation users of "
+    f"one seed at {NOISE} noise. Differences from `uniform_k` have "
     "the 95 % interval of a paired t-test over seeds."
 )
 
@@ -60,13 +65,13 @@ def main(argv: list[str] | None = None) -> int:
     runs, results = (RUNS, RESULTS) if not given.smoke else (Path("runs/smoke_denoising"),) * 2
     smoke = SMOKE if given.smoke else {}
     seeds = given.seeds if not given.smoke else SEEDS[:1]
-    rows = selected(given.dataset, given.noise, given.backbone, given.method)
+    rows = selected(given.dataset, given.noise, given.backbone, given.method, given.l2)
     rows = [row for row in rows if not given.smoke or row.noise in ("0.3", NATURAL)]
     if not rows:
-        parser().error("no row matches; `--list` shows all")
+        parser().error("no row matches; `--list` shows all, `denoising_l2.py` chooses weights of L2")
     if not given.list:
         rows = present(rows)
-    by_row = {row: settings_of(row.dataset, row.backbone) | smoke | {"method": described(row.method)} for row in rows}
+    by_row = {row: settings_of(row) | smoke | {"method": described(row.method)} for row in rows}
     for seed in seeds:  # seed by seed: every table has all its rows early
         for row, of_row in by_row.items():
             path = ROOT / runs / row.dataset / row.protocol / row.model / f"{seed}.json"
@@ -83,13 +88,18 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def selected(dataset: str, noise: str, backbone: str, method: str) -> list[Row]:
-    """The rows whose names match the globs, those of the main table first."""
+def selected(dataset: str, noise: str, backbone: str, method: str, l2: str) -> list[Row]:
+    """The rows whose names match the globs, those of the main table first; of methods whose L2 was chosen, two each."""
     methods = sorted(METHODS, key=lambda name: (name not in MAIN, [*METHODS].index(name)))
     rows = [
-        Row(of_data, n, b, m) for m in methods for of_data, noises in NOISES.items() for b in BACKBONES for n in noises
+        Row(of_data, n, b, m, weight)
+        for m in methods
+        for of_data, noises in NOISES.items()
+        for b in BACKBONES
+        for weight in (PUBLISHED, *([CHOSEN] if m in chosen(of_data, b) else []))
+        for n in noises
     ]
-    return [row for row in rows if all(map(fnmatchcase, row, (dataset, noise, backbone, method)))]
+    return [row for row in rows if all(map(fnmatchcase, row, (dataset, noise, backbone, method, l2)))]
 
 
 def present(rows: list[Row]) -> list[Row]:
@@ -175,13 +185,14 @@ def page(results: Path) -> str:
     parts = ["# Training on noisy positives", NOTE]
     for dataset, noises in NOISES.items():
         for noise in noises:
-            of_noise = [row for row in rows if (row["dataset"], row["protocol"]) == (dataset, f"noise_{noise}")]
+            tables = []
+            for backbone, l2 in product(BACKBONES, (PUBLISHED, CHOSEN)):
+                table_of = dataset, Row(dataset, noise, backbone, "", l2).protocol
+                of_table = {row["model"]: row for row in rows if (row["dataset"], row["protocol"]) == table_of}
+                own = [(m, of_table[f"{backbone}_{m}"]) for m in METHODS if f"{backbone}_{m}" in of_table]
+                tables += [f"### {backbone}, {l2} L2", _table(own)] if own else []
             title = "natural noise" if noise == NATURAL else f"{noise} noisy items for each training item"
-            parts += [f"## {dataset}, {title}"] if of_noise else []
-            for backbone in BACKBONES:
-                own = {row["model"].removeprefix(f"{backbone}_"): row for row in of_noise}
-                if named := [(name, own[name]) for name in METHODS if name in own]:
-                    parts += [f"### {backbone}", _table(named)]
+            parts += [f"## {dataset}, {title}", *tables] if tables else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -192,12 +203,15 @@ def _table(rows: list[tuple[str, dict[str, Any]]]) -> str:
         metrics = row["metrics"]
         cells = [number(metrics[column], metrics[column]["mean"] == best[column]) for column in COLUMNS]
         shares = [f"{metrics[share]['mean']:.3f}" if share in metrics else "" for share in SHARES]
-        lines.append(
-            [name, *cells, less(row, dict(rows).get(CONTROL)), *shares, ", ".join(map(str, row["best_epochs"]))]
-        )
-    control = f"{CHOSEN_BY} less {CONTROL}"
+        control, epochs = less(row, dict(rows).get(CONTROL)), ", ".join(map(str, row["best_epochs"]))
+        lines.append([name, l2_of(row), *cells, control, *shares, epochs])
     shares = ["noise in pools", "noise trained on", "effective pool"]
-    return markdown(["method", *COLUMNS, control, *shares, "best epochs"], lines)
+    return markdown(["method", "L2", *COLUMNS, f"{CHOSEN_BY} less {CONTROL}", *shares, "best epochs"], lines)
+
+
+def l2_of(row: dict[str, Any]) -> str:
+    """The weight that a published row was trained with."""
+    return f"{row['settings']['arguments'].get('l2', PUBLISHED_L2):g}"
 
 
 def less(row: dict[str, Any], control: dict[str, Any] | None) -> str:
@@ -219,6 +233,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--noise", default="*", help=f"glob: a ratio of injected noise, or `{NATURAL}`")
     made.add_argument("--backbone", default="*", help="glob")
     made.add_argument("--method", default="*", help="glob")
+    made.add_argument("--l2", default="*", help=f"glob: `{PUBLISHED}` or `{CHOSEN}`")
     made.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="run these only; JSONs are written for them")
     made.add_argument("--list", action="store_true", help="show the runs and their states, and do nothing")
     made.add_argument(

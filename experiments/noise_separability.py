@@ -25,7 +25,7 @@ from typing import Any, cast
 import lightning as L
 import numpy as np
 import torch
-from _denoising import BACKBONES, SEEDS, settings_of, uniform
+from _denoising import BACKBONES, SEEDS, Row, settings_of, uniform
 from _denoising_data import NOISES, Positives
 from _made_by import made_by
 from _results import spread, write_json
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> int:
         "backbone": given.backbone,
         "seeds": given.seeds,
         "areas": found,
-        "settings": settings_of(given.dataset, given.backbone) | {"epochs": given.epochs},
+        "settings": settings_of(Row(given.dataset, given.noise, given.backbone, "plain")) | {"epochs": given.epochs},
         **made_by(__file__, argv, started),
     }
     path = ROOT / (given.out or RESULTS / given.dataset / f"separability_{given.noise}_{given.backbone}.json")
@@ -111,11 +111,11 @@ def measure(
 ) -> dict[int, dict[str, float]]:
     """One plain training."""
     torch.manual_seed(seed)
-    settings = settings_of(dataset, backbone)
+    settings = settings_of(Row(dataset, noise, backbone, "plain"))
     data = Positives(dataset, noise, seed, settings["batch_size"], UserPools(1))
     module = RecommenderModule(
         partial(BACKBONES[backbone], width=settings["width"]),
-        PoolObjective(loss, uniform()),
+        PoolObjective(loss, uniform(), settings["l2"]),
         table_optimizer=partial(SparseAdam, lr=settings["lr"]),
     )
     callback = Measure(data, loss, epochs)

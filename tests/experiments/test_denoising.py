@@ -9,7 +9,9 @@ from typing import Any
 
 import _denoising
 import _denoising_data
+import _denoising_l2
 import denoising
+import denoising_l2
 import noise_separability
 import numpy as np
 import pandas as pd
@@ -23,7 +25,9 @@ from recsys.features.noise import INJECTED
 from recsys.features.schema import Schema
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-SETTINGS: dict[str, Any] = {"epochs": 2, "every": 1, "patience": 9, "batch_size": 256, "lr": 0.01, "width": 8}
+SETTINGS: dict[str, Any] = {
+    "epochs": 2, "every": 1, "patience": 9, "batch_size": 256, "lr": 0.01, "width": 8, "l2": 1e-4
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -121,12 +125,12 @@ def test_natural_noise_trains_and_does_not_validate_nor_test() -> None:
 
 
 def test_rows_are_selected_by_globs_the_main_table_first() -> None:
-    rows, tables = denoising.selected("*", "*", "*", "*"), len(BACKBONES) * sum(map(len, NOISES.values()))
+    rows, tables = denoising.selected("*", "*", "*", "*", "published"), len(BACKBONES) * sum(map(len, NOISES.values()))
     assert len(rows) == len(METHODS) * tables == len(set(rows))
     assert {row.method for row in rows[: len(MAIN) * tables]} == set(MAIN)
-    methods = {row.method for row in denoising.selected(ML, "0.1", "mf", "bce*")}
+    methods = {row.method for row in denoising.selected(ML, "0.1", "mf", "bce*", "*")}
     assert methods == {"bce", "bce_r_ce", "bce_t_ce", "bce_pld"}
-    assert not denoising.selected("gowalla", NATURAL, "*", "*")
+    assert not denoising.selected("gowalla", NATURAL, "*", "*", "*")
 
 
 def test_a_data_set_that_is_not_there_is_left_out(
@@ -148,7 +152,8 @@ def test_a_study_writes_rows_and_a_table_and_skips_what_is_done(
     monkeypatch.setattr(denoising, "ROOT", tmp_path)
     monkeypatch.setattr(_denoising, "SETTINGS", {ML: SETTINGS})
     monkeypatch.setattr(denoising, "present", lambda rows: rows)
-    words = ["--dataset", ML, "--noise", "0.3", "--backbone", "mf", "--method", "pld", "--seeds", "2024", "2025"]
+    words = ["--dataset", ML, "--noise", "0.3", "--backbone", "mf", "--method", "pld"]
+    words += ["--l2", "published", "--seeds", "2024", "2025"]
     assert denoising.main(words) == 0
     path = tmp_path / denoising.RESULTS / "movielens_100k" / "noise_0.3" / "mf_pld.json"
     content = json.loads(path.read_text(encoding="utf-8"))
@@ -167,6 +172,61 @@ def test_a_study_writes_rows_and_a_table_and_skips_what_is_done(
     monkeypatch.setattr(_denoising, "SETTINGS", {ML: SETTINGS | {"lr": 0.02}})
     assert denoising.main([*words, "--list"]) == 0
     assert capsys.readouterr().out.split()[0] == "new"  # other settings
+
+
+@pytest.fixture
+def choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Chosen weights of L2 are read from a folder that has none yet."""
+    for module in (denoising, denoising_l2, _denoising_l2):
+        monkeypatch.setattr(module, "ROOT", tmp_path)
+    monkeypatch.setattr(_denoising, "SETTINGS", {ML: SETTINGS})
+    monkeypatch.setattr(denoising, "present", lambda rows: rows)
+    _denoising_l2.chosen.cache_clear()
+    yield
+    _denoising_l2.chosen.cache_clear()
+
+
+@pytest.mark.usefixtures("choices")
+def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = {"plain": 0.01, "pld": 0.001}
+    seen = []
+
+    def train(row: Row, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+        seen.append((row.method, settings["l2"]))
+        distance = abs(settings["l2"] - best[row.method])
+        return {"curves": {"validation Recall@20": [0.1, 0.5 - distance, 0.2]}, "best_epoch": 2}
+
+    monkeypatch.setattr(denoising_l2, "train", train)
+    words = ["--method", "plain", "pld", "--l2", "0.001", "0.01", "0.1"]
+    assert not denoising.selected(ML, "*", "*", "*", "chosen")
+    assert denoising_l2.main(words) == 0 and denoising_l2.main(words) == 0
+    assert seen == [(method, l2) for method in best for l2 in (0.001, 0.01, 0.1)]  # the second time all was done
+    content = json.loads((tmp_path / _denoising_l2.path_of(ML, "mf")).read_text(encoding="utf-8"))
+    assert content["chosen"] == best and content["validation"]["plain"]["0.01"] == 0.5
+
+    _denoising_l2.chosen.cache_clear()
+    rows = denoising.selected(ML, "0.3", "*", "*", "chosen")
+    assert [(row.backbone, row.method) for row in rows] == [("mf", "plain"), ("mf", "pld")]
+    assert {row.method: _denoising.settings_of(row)["l2"] for row in rows} == best
+    assert _denoising.settings_of(row("mf", "pld"))["l2"] == _denoising_l2.PUBLISHED_L2
+    monkeypatch.setattr(_denoising_l2, "SETTINGS", {})
+    words = ["--dataset", ML, "--noise", "0.3", "--method", "pld", "--l2", "*", "--backbone", "mf", "--seeds", "2024"]
+    assert denoising.main(words) == 0
+    results = tmp_path / denoising.RESULTS / ML
+    assert {path.parent.name for path in results.glob("noise*/*.json")} == {"noise_0.3", "noise_0.3_l2"}
+    page = (tmp_path / denoising.RESULTS / "DENOISING.md").read_text(encoding="utf-8")
+    assert "mf, published L2" in page and "mf, chosen L2" in page
+    assert "| pld | 0.0001 |" in page and "| pld | 0.001 |" in page
+
+
+def test_l2_is_a_part_of_the_loss() -> None:
+    losses = [
+        _denoising.train(row("mf", "plain"), 2024, SETTINGS | {"epochs": 1, "l2": l2})["curves"]["loss"][0]
+        for l2 in (0.0, 1.0)
+    ]
+    assert losses[1] > losses[0] + 0.1
 
 
 @pytest.mark.parametrize("noise", ["0.3", NATURAL])

@@ -1,0 +1,39 @@
+"""The weight of L2 in the study of noise: that of the publication, or for each method the one that validates best."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from _runs import ROOT
+
+PUBLISHED, CHOSEN = "published", "chosen"
+PUBLISHED_L2 = 1e-4
+GRID = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
+NOISE = "0.3"
+"""At which they are chosen, for all ratios."""
+RESULTS = Path("experiments/results/denoising")
+SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
+    ("movielens_100k", "mf"): {"lr": 0.005},
+    ("gowalla", "mf"): {"epochs": 50, "every": 5, "patience": 15},
+}
+"""Of a data set and a backbone, where they differ from those of the published weight: with enough L2 a larger step and
+fewer epochs suffice."""
+
+
+def path_of(dataset: str, backbone: str) -> Path:
+    """Where `denoising_l2.py` writes what it chose, relative to the repository."""
+    return RESULTS / dataset / f"l2_{backbone}.json"
+
+
+@cache
+def chosen(dataset: str, backbone: str) -> Mapping[str, float]:
+    """Method -> its weight of L2; of the methods that it was chosen for, which may be none."""
+    path = ROOT / path_of(dataset, backbone)
+    if not path.exists():
+        return {}
+    found: Mapping[str, float] = json.loads(path.read_text(encoding="utf-8"))["chosen"]
+    return found

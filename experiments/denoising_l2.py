@@ -1,0 +1,88 @@
+"""Chooses the weight of L2 for each method of `denoising.py` on validation users of one seed, at one ratio of noise.
+
+Which method is best depends on it: with too small a weight a model learns the noise by heart, and choosing positives
+looks like a remedy for that. Each method therefore gets the weight that validates best for it. What is done is skipped.
+Writes `experiments/results/denoising/<dataset>/l2_<backbone>.json`, which `denoising.py --l2 chosen` reads.
+
+    python experiments/denoising_l2.py
+    python experiments/denoising_l2.py --dataset gowalla --method plain uniform_k pld pld_std
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, Row, described, settings_of, train
+from _denoising_data import NOISES
+from _denoising_l2 import CHOSEN, GRID, NOISE, path_of
+from _made_by import made_by
+from _results import write_json
+from _runs import ROOT, say
+
+from recsys.cli.allocator import keep_freed_memory
+
+RUNS = Path("runs/denoising_l2")
+
+
+def main(argv: list[str] | None = None) -> int:
+    started = time.perf_counter()
+    given = parser().parse_args(argv)
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(1)
+    found = {method: sweep(given.dataset, given.backbone, method, given.l2) for method in given.method}
+    content = {
+        "dataset": given.dataset,
+        "noise": NOISE,
+        "backbone": given.backbone,
+        "seed": SEEDS[0],
+        "chosen_by": f"validation {CHOSEN_BY}",
+        "validation": {method: {f"{l2:g}": value for l2, value in values.items()} for method, values in found.items()},
+        "chosen": {method: max(values, key=values.__getitem__) for method, values in found.items()},
+        "settings": settings_of(Row(given.dataset, NOISE, given.backbone, "", CHOSEN)),
+        **made_by(__file__, argv, started),
+    }
+    path = ROOT / path_of(given.dataset, given.backbone)
+    write_json(path, content, indent=2)
+    say(f"wrote {path.relative_to(ROOT)}")
+    return 0
+
+
+def sweep(dataset: str, backbone: str, method: str, grid: Iterable[float]) -> dict[float, float]:
+    """Weight of L2 -> the best validation value of a training with it."""
+    row, values = Row(dataset, NOISE, backbone, method, CHOSEN), {}
+    for l2 in grid:
+        settings: dict[str, Any] = settings_of(row) | {"l2": l2, "method": described(method)}
+        path = ROOT / RUNS / dataset / f"{backbone}_{method}" / f"{l2:g}.json"
+        done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        if done.get("settings") != settings:
+            run = train(row, SEEDS[0], settings)
+            done = {"settings": settings, "value": max(run["curves"][f"validation {CHOSEN_BY}"])}
+            write_json(path, done | {"best_epoch": run["best_epoch"]})
+            say(f"{dataset}/{backbone}_{method}, L2 {l2:g}: {done['value']:.4f}, best epoch {run['best_epoch']}")
+        values[l2] = done["value"]
+    return values
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--dataset", choices=NOISES, default="movielens_100k")
+    made.add_argument("--backbone", choices=BACKBONES, default="mf")
+    made.add_argument("--method", choices=METHODS, nargs="+", default=MAIN)
+    made.add_argument("--l2", type=float, nargs="+", default=GRID, help="weights to try")
+    return made
+
+
+if __name__ == "__main__":
+    keep_freed_memory()
+    sys.exit(main())
