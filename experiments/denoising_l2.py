@@ -2,9 +2,10 @@
 
 Which method is best depends on it: with too small a weight a model learns the noise by heart, and choosing positives
 looks like a remedy for that. Each method therefore gets the weight that validates best for it. What is done is skipped.
-Writes `experiments/results/denoising/<dataset>/l2_<backbone>.json`, which `denoising.py --l2 chosen` reads.
+Writes `experiments/results/denoising/<dataset>/l2_<backbone>.json`, which `denoising.py --l2 chosen` reads; it holds
+the methods of this call alone, so name all that are to be compared.
 
-    python experiments/denoising_l2.py
+    python experiments/denoising_l2.py --method plain uniform_k r_ce t_ce pld pld_std pld_t1 oracle
     python experiments/denoising_l2.py --dataset gowalla --method plain uniform_k pld pld_std
 """
 
@@ -40,6 +41,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     found = {method: sweep(given.dataset, given.backbone, method, given.l2) for method in given.method}
+    settings = settings_of(Row(given.dataset, NOISE, given.backbone, "", CHOSEN))
     content = {
         "dataset": given.dataset,
         "noise": NOISE,
@@ -48,7 +50,7 @@ def main(argv: list[str] | None = None) -> int:
         "chosen_by": f"validation {CHOSEN_BY}",
         "validation": {method: {f"{l2:g}": value for l2, value in values.items()} for method, values in found.items()},
         "chosen": {method: max(values, key=values.__getitem__) for method, values in found.items()},
-        "settings": settings_of(Row(given.dataset, NOISE, given.backbone, "", CHOSEN)),
+        "settings": {name: value for name, value in settings.items() if name != "l2"},
         **made_by(__file__, argv, started),
     }
     path = ROOT / path_of(given.dataset, given.backbone)

@@ -205,6 +205,7 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
     assert seen == [(method, l2) for method in best for l2 in (0.001, 0.01, 0.1)]  # the second time all was done
     content = json.loads((tmp_path / _denoising_l2.path_of(ML, "mf")).read_text(encoding="utf-8"))
     assert content["chosen"] == best and content["validation"]["plain"]["0.01"] == 0.5
+    assert "l2" not in content["settings"]  # each method has its own
 
     _denoising_l2.chosen.cache_clear()
     rows = denoising.selected(ML, "0.3", "*", "*", "chosen")
