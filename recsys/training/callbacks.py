@@ -103,9 +103,10 @@ class StoppedBetweenSteps(KeyboardInterrupt):
 class GracefulStop(L.Callback):
     """Ends training between two steps when it is asked to, so that the last checkpoint can be resumed exactly.
 
-    `interruptible` asks on Ctrl-C. An interrupt in the middle of a step would leave half of the weights updated; when
-    the user insists on one, no checkpoint is written for it, and the one before stays. So it does when a process of
-    several fails: the others would not come to write one with it.
+    The validation that ends an epoch belongs to its last step. `interruptible` asks on Ctrl-C. An interrupt in the
+    middle of a step would leave half of the weights updated; when the user insists on one, no checkpoint is written for
+    it, and the one before stays. So it does when a process of several fails: the others would not come to write one
+    with it.
     """
 
     def __init__(self) -> None:
@@ -120,7 +121,12 @@ class GracefulStop(L.Callback):
             raise StoppedBetweenSteps
 
     def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        """Stops here, if asked."""
+        """Stops here, if asked; after the last step of an epoch its validation would be missed for ever."""
+        if not trainer.is_last_batch:
+            self._stop_if_asked(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stops here, if asked in the last step of the epoch before or in its validation."""
         self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -140,8 +146,9 @@ class GracefulStop(L.Callback):
 def interruptible(trainer: L.Trainer) -> Iterator[None]:
     """Around `trainer.fit`: the first Ctrl-C stops after the current step, a second one at once.
 
-    Either way `KeyboardInterrupt` comes out, where Lightning alone would end the process with exit code 1. A checkpoint
-    is left by those of the trainer's callbacks that save on an exception.
+    A validation that is due after the step comes before the stop. Either way `KeyboardInterrupt` comes out, where
+    Lightning alone would end the process with exit code 1. A checkpoint is left by those of the trainer's callbacks
+    that save on an exception.
 
     Args:
         trainer: gets a `GracefulStop` among its callbacks.
@@ -160,7 +167,7 @@ def interruptible(trainer: L.Trainer) -> Iterator[None]:
             raise KeyboardInterrupt
         stop.asked = True
         if trainer.is_global_zero:  # not print: a signal may arrive in the middle of one
-            os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+            os.write(2, b"\nstopping after this step and its validation, if one is due; Ctrl-C again stops at once\n")
 
     listens = threading.current_thread() is threading.main_thread()  # Python allows handlers nowhere else
     before = signal.signal(signal.SIGINT, ask) if listens else None
