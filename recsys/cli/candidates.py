@@ -76,7 +76,7 @@ def parser() -> ArgumentParser:
     add("--incremental", action="store_true", help="the same, of what is published")
     add("--publish", action="store_true", help="check complete lists, and make them the ones to read")
     add("--contract", type=str | None, help="what lists must hold to be published (YAML); default: --print_contract")
-    add("--keep", type=int | None, help="published jobs to keep, folders of older ones are removed; default: all")
+    add("--keep", type=int | None, help="published jobs to keep; 1 leaves none for --rollback; default: all")
     add("--rollback", action="store_true", help="go back to what was published before")
     add("--status", action="store_true", help="print the jobs of --out, and which is published")
     add("--print_contract", action="store_true", help="print the default contract, as a file to change")
