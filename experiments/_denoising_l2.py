@@ -13,8 +13,6 @@ from _runs import ROOT
 PUBLISHED, CHOSEN = "published", "chosen"
 PUBLISHED_L2 = 1e-4
 GRID = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
-NOISE = "0.3"
-"""At which they are chosen, for all ratios."""
 RESULTS = Path("experiments/results/denoising")
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("movielens_100k", "mf"): {"lr": 0.005},
@@ -24,15 +22,15 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 fewer epochs suffice."""
 
 
-def path_of(dataset: str, backbone: str) -> Path:
+def path_of(dataset: str, noise: str, backbone: str) -> Path:
     """Where `denoising_l2.py` writes what it chose, relative to the repository."""
-    return RESULTS / dataset / f"l2_{backbone}.json"
+    return RESULTS / dataset / f"l2_{noise}_{backbone}.json"
 
 
 @cache
-def chosen(dataset: str, backbone: str) -> Mapping[str, float]:
+def chosen(dataset: str, noise: str, backbone: str) -> Mapping[str, float]:
     """Method -> its weight of L2; of the methods that it was chosen for, which may be none."""
-    path = ROOT / path_of(dataset, backbone)
+    path = ROOT / path_of(dataset, noise, backbone)
     if not path.exists():
         return {}
     found: Mapping[str, float] = json.loads(path.read_text(encoding="utf-8"))["chosen"]

@@ -30,7 +30,7 @@ from typing import Any
 
 from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, SMOKE, Row, described, settings_of, train
 from _denoising_data import NATURAL, NOISES
-from _denoising_l2 import CHOSEN, NOISE, PUBLISHED, PUBLISHED_L2, RESULTS, chosen
+from _denoising_l2 import CHOSEN, PUBLISHED, PUBLISHED_L2, RESULTS, chosen
 from _markdown import markdown, number
 from _results import provenance, spread, write, write_json, write_text
 from _runs import ROOT, say
@@ -50,7 +50,7 @@ NOTE = (
     "noise and weights. NDCG-all divides by the gain of all test items, however many. Shares are means over the epochs "
     "after the tenth: of noise in the pools, and of noise in what was trained on. The weight of L2 is "
     f"{PUBLISHED_L2:g} as published, or the one that `denoising_l2.py` chose for each method on validation users of "
-    f"one seed at {NOISE} noise. Differences from `uniform_k` have "
+    "one seed, with the same noise. Differences from `uniform_k` have "
     "the 95 % interval of a paired t-test over seeds."
 )
 
@@ -96,8 +96,8 @@ def selected(dataset: str, noise: str, backbone: str, method: str, l2: str) -> l
         for m in methods
         for of_data, noises in NOISES.items()
         for b in BACKBONES
-        for weight in (PUBLISHED, *([CHOSEN] if m in chosen(of_data, b) else []))
         for n in noises
+        for weight in (PUBLISHED, *([CHOSEN] if m in chosen(of_data, n, b) else []))
     ]
     return [row for row in rows if all(map(fnmatchcase, row, (dataset, noise, backbone, method, l2)))]
 

@@ -1,11 +1,13 @@
-"""Chooses the weight of L2 for each method of `denoising.py` on validation users of one seed, at one ratio of noise.
+"""Chooses the weight of L2 for each method of `denoising.py` on validation users of one seed, at one noise.
 
 Which method is best depends on it: with too small a weight a model learns the noise by heart, and choosing positives
-looks like a remedy for that. Each method therefore gets the weight that validates best for it. What is done is skipped.
-Writes `experiments/results/denoising/<dataset>/l2_<backbone>.json`, which `denoising.py --l2 chosen` reads; it holds
+looks like a remedy for that; so it does with the weight that suits another noise. Each method therefore gets the weight
+that validates best for it at the noise that it is judged with. What is done is skipped.
+Writes `experiments/results/denoising/<dataset>/l2_<noise>_<backbone>.json`, which `denoising.py --l2 chosen` reads; it holds
 the methods of this call alone, so name all that are to be compared.
 
     python experiments/denoising_l2.py --method plain uniform_k r_ce t_ce pld pld_std pld_t1 oracle
+    python experiments/denoising_l2.py --noise natural --method plain uniform_k pld pld_std
     python experiments/denoising_l2.py --dataset gowalla --method plain uniform_k pld pld_std
 """
 
@@ -23,8 +25,8 @@ from typing import Any
 
 import torch
 from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, Row, described, settings_of, train
-from _denoising_data import NOISES
-from _denoising_l2 import CHOSEN, GRID, NOISE, path_of
+from _denoising_data import NATURAL, NOISES, RATIOS
+from _denoising_l2 import CHOSEN, GRID, path_of
 from _made_by import made_by
 from _results import write_json
 from _runs import ROOT, say
@@ -40,11 +42,11 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    found = {method: sweep(given.dataset, given.backbone, method, given.l2) for method in given.method}
-    settings = settings_of(Row(given.dataset, NOISE, given.backbone, "", CHOSEN))
+    found = {method: sweep(Row(given.dataset, given.noise, given.backbone, method, CHOSEN), given.l2) for method in given.method}
+    settings = settings_of(Row(given.dataset, given.noise, given.backbone, "", CHOSEN))
     content = {
         "dataset": given.dataset,
-        "noise": NOISE,
+        "noise": given.noise,
         "backbone": given.backbone,
         "seed": SEEDS[0],
         "chosen_by": f"validation {CHOSEN_BY}",
@@ -53,24 +55,24 @@ def main(argv: list[str] | None = None) -> int:
         "settings": {name: value for name, value in settings.items() if name != "l2"},
         **made_by(__file__, argv, started),
     }
-    path = ROOT / path_of(given.dataset, given.backbone)
+    path = ROOT / path_of(given.dataset, given.noise, given.backbone)
     write_json(path, content, indent=2)
     say(f"wrote {path.relative_to(ROOT)}")
     return 0
 
 
-def sweep(dataset: str, backbone: str, method: str, grid: Iterable[float]) -> dict[float, float]:
+def sweep(row: Row, grid: Iterable[float]) -> dict[float, float]:
     """Weight of L2 -> the best validation value of a training with it."""
-    row, values = Row(dataset, NOISE, backbone, method, CHOSEN), {}
+    values = {}
     for l2 in grid:
-        settings: dict[str, Any] = settings_of(row) | {"l2": l2, "method": described(method)}
-        path = ROOT / RUNS / dataset / f"{backbone}_{method}" / f"{l2:g}.json"
+        settings: dict[str, Any] = settings_of(row) | {"l2": l2, "method": described(row.method)}
+        path = ROOT / RUNS / row.dataset / row.noise / row.model / f"{l2:g}.json"
         done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if done.get("settings") != settings:
             run = train(row, SEEDS[0], settings)
             done = {"settings": settings, "value": max(run["curves"][f"validation {CHOSEN_BY}"])}
             write_json(path, done | {"best_epoch": run["best_epoch"]})
-            say(f"{dataset}/{backbone}_{method}, L2 {l2:g}: {done['value']:.4f}, best epoch {run['best_epoch']}")
+            say(f"{row.dataset}/{row.noise}/{row.model}, L2 {l2:g}: {done['value']:.4f}, best epoch {run['best_epoch']}")
         values[l2] = done["value"]
     return values
 
@@ -79,6 +81,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments."""
     made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--dataset", choices=NOISES, default="movielens_100k")
+    made.add_argument("--noise", choices=(*RATIOS, NATURAL), default="0.3")
     made.add_argument("--backbone", choices=BACKBONES, default="mf")
     made.add_argument("--method", choices=METHODS, nargs="+", default=MAIN)
     made.add_argument("--l2", type=float, nargs="+", default=GRID, help="weights to try")

@@ -199,17 +199,17 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
         return {"curves": {"validation Recall@20": [0.1, 0.5 - distance, 0.2]}, "best_epoch": 2}
 
     monkeypatch.setattr(denoising_l2, "train", train)
-    words = ["--method", "plain", "pld", "--l2", "0.001", "0.01", "0.1"]
+    words = ["--noise", "0.3", "--method", "plain", "pld", "--l2", "0.001", "0.01", "0.1"]
     assert not denoising.selected(ML, "*", "*", "*", "chosen")
     assert denoising_l2.main(words) == 0 and denoising_l2.main(words) == 0
     assert seen == [(method, l2) for method in best for l2 in (0.001, 0.01, 0.1)]  # the second time all was done
-    content = json.loads((tmp_path / _denoising_l2.path_of(ML, "mf")).read_text(encoding="utf-8"))
+    content = json.loads((tmp_path / _denoising_l2.path_of(ML, "0.3", "mf")).read_text(encoding="utf-8"))
     assert content["chosen"] == best and content["validation"]["plain"]["0.01"] == 0.5
     assert "l2" not in content["settings"]  # each method has its own
 
     _denoising_l2.chosen.cache_clear()
-    rows = denoising.selected(ML, "0.3", "*", "*", "chosen")
-    assert [(row.backbone, row.method) for row in rows] == [("mf", "plain"), ("mf", "pld")]
+    rows = denoising.selected(ML, "*", "*", "*", "chosen")  # of the noise that they were chosen with, and no other
+    assert [(row.noise, row.backbone, row.method) for row in rows] == [("0.3", "mf", "plain"), ("0.3", "mf", "pld")]
     assert {row.method: _denoising.settings_of(row)["l2"] for row in rows} == best
     assert _denoising.settings_of(row("mf", "pld"))["l2"] == _denoising_l2.PUBLISHED_L2
     monkeypatch.setattr(_denoising_l2, "SETTINGS", {})
