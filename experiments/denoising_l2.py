@@ -3,8 +3,8 @@
 Which method is best depends on it: with too small a weight a model learns the noise by heart, and choosing positives
 looks like a remedy for that; so it does with the weight that suits another noise. Each method therefore gets the weight
 that validates best for it at the noise that it is judged with. What is done is skipped.
-Writes `experiments/results/denoising/<dataset>/l2_<noise>_<backbone>.json`, which `denoising.py --l2 chosen` reads; it holds
-the methods of this call alone, so name all that are to be compared.
+Writes `experiments/results/denoising/<dataset>/l2_<noise>_<backbone>.json`, which `denoising.py --l2 chosen` reads; it
+holds the methods of this call alone, so name all that are to be compared.
 
     python experiments/denoising_l2.py --method plain uniform_k r_ce t_ce pld pld_std pld_t1 oracle
     python experiments/denoising_l2.py --noise natural --method plain uniform_k pld pld_std
@@ -42,7 +42,10 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    found = {method: sweep(Row(given.dataset, given.noise, given.backbone, method, CHOSEN), given.l2) for method in given.method}
+    found = {
+        method: sweep(Row(given.dataset, given.noise, given.backbone, method, CHOSEN), given.l2)
+        for method in given.method
+    }
     settings = settings_of(Row(given.dataset, given.noise, given.backbone, "", CHOSEN))
     content = {
         "dataset": given.dataset,
@@ -72,7 +75,8 @@ def sweep(row: Row, grid: Iterable[float]) -> dict[float, float]:
             run = train(row, SEEDS[0], settings)
             done = {"settings": settings, "value": max(run["curves"][f"validation {CHOSEN_BY}"])}
             write_json(path, done | {"best_epoch": run["best_epoch"]})
-            say(f"{row.dataset}/{row.noise}/{row.model}, L2 {l2:g}: {done['value']:.4f}, best epoch {run['best_epoch']}")
+            of_row = "/".join((row.dataset, row.noise, row.model))
+            say(f"{of_row}, L2 {l2:g}: {done['value']:.4f}, best epoch {run['best_epoch']}")
         values[l2] = done["value"]
     return values
 
