@@ -23,7 +23,7 @@ from recsys.simulation.report.comparison_page import Context, comparison_documen
 from recsys.simulation.report.off_policy_page import off_policy_answer, off_policy_document, signed
 from recsys.simulation.report.verdict import answer_of
 from recsys.simulation.report.words import days, number, percent, span
-from tests.tracking.test_model_card import EVIL, Page
+from tests.documents.pages import EVIL, Page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 
