@@ -16,7 +16,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
-from torch.utils.data import DataLoader
 
 from recsys.features.batch import SequenceBatch
 from recsys.training.callbacks import GracefulStop, StoppedBetweenSteps, Throughput, interruptible
@@ -157,40 +156,35 @@ def test_ctrl_c_stops_after_the_step_and_leaves_a_checkpoint(tmp_path, capfd):
     assert job.global_step == 6 and float(again.weight.detach()) == 6
 
 
-class Validated(Slow):
-    """Notes at which step it was validated, and asks to stop there if told to."""
+class Validated(L.Callback):
+    """Notes after which step an epoch was validated, as jobs do it, and asks to stop in one validation if told to."""
 
-    def __init__(self, ask_in_validation: int | None = None) -> None:
-        super().__init__()
-        self.validated: list[int] = []
-        self.ask_in_validation = ask_in_validation
+    def __init__(self, ask_at: int | None = None) -> None:
+        self.ask_at = ask_at
+        self.steps: list[int] = []
 
-    def validation_step(self, batch, batch_idx):
-        if self.trainer.global_step == self.ask_in_validation:
+    def on_train_epoch_end(self, trainer, pl_module):
+        if trainer.global_step == self.ask_at:
             os.kill(os.getpid(), signal.SIGINT)
-        self.validated.append(self.trainer.global_step)
-
-    def val_dataloader(self):
-        return DataLoader(range(1))
+        self.steps.append(trainer.global_step)
 
 
 @pytest.mark.parametrize("during", ["last step", "validation"])
 @pytest.mark.parametrize("steps", [3, 1], ids=["three steps an epoch", "one step an epoch"])
 def test_ctrl_c_at_the_end_of_an_epoch_leaves_no_epoch_without_validation(tmp_path, during, steps):
-    module = Validated(steps if during == "validation" else None)
+    module, validated = Slow(), Validated(steps if during == "validation" else None)
     module.interrupt_at = steps - 1 if during == "last step" else None
-    few = {"limit_train_batches": steps, "num_sanity_val_steps": 0}
     last = checkpoint(tmp_path, every_n_epochs=1, save_on_train_epoch_end=True)
-    job = trainer(tmp_path, last, **few)
+    job = trainer(tmp_path, validated, last, limit_train_batches=steps)
     with pytest.raises(KeyboardInterrupt), interruptible(job):
         job.fit(module, Batches())
-    assert module.validated == [steps]
+    assert validated.steps == [steps]
     assert saved(tmp_path)["global_step"] == steps
 
-    again = Validated()
-    job = trainer(tmp_path, **few)
+    again, validated = Slow(), Validated()
+    job = trainer(tmp_path, validated, limit_train_batches=steps)
     job.fit(again, Batches(), ckpt_path=tmp_path / "last.ckpt")
-    assert again.validated == [2 * steps]
+    assert validated.steps == [2 * steps]
     assert job.global_step == 2 * steps and float(again.weight.detach()) == 2 * steps
 
 
