@@ -39,6 +39,8 @@ RUNS = Path("runs/denoising_l2")
 def main(argv: list[str] | None = None) -> int:
     started = time.perf_counter()
     given = parser().parse_args(argv)
+    if given.noise not in NOISES[given.dataset]:
+        parser().error(f"{given.dataset} has no {given.noise} noise; choose one of {', '.join(NOISES[given.dataset])}")
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)

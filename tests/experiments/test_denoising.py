@@ -222,6 +222,12 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
     assert "| pld | 0.0001 |" in page and "| pld | 0.001 |" in page
 
 
+def test_l2_is_not_chosen_for_noise_that_a_data_set_has_not(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        denoising_l2.main(["--dataset", "gowalla", "--noise", "natural"])
+    assert "gowalla has no natural noise; choose one of 0.0, 0.1" in capsys.readouterr().err
+
+
 def test_l2_is_a_part_of_the_loss() -> None:
     losses = [
         _denoising.train(row("mf", "plain"), 2024, SETTINGS | {"epochs": 1, "l2": l2})["curves"]["loss"][0]
