@@ -17,10 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import resource
 import shlex
 import sys
-import time
 import warnings
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
@@ -28,16 +26,16 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, SMOKE, Row, described, settings_of, train
+from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, SMOKE, Row
 from _denoising_data import NATURAL, NOISES
 from _denoising_l2 import CHOSEN, PUBLISHED, PUBLISHED_L2, RESULTS, chosen
+from _denoising_runs import RUNS, is_done, run, run_path, run_settings
 from _markdown import markdown, number
-from _results import provenance, spread, write, write_json, write_text
+from _results import provenance, spread, write, write_text
 from _runs import ROOT, say
 
 from recsys.cli.allocator import keep_freed_memory
 
-RUNS = Path("runs/denoising")
 COLUMNS = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50", "NDCG-all@20", "NDCG-all@50", "tail Recall@20")
 SHARES = ("injected_pool_share", "injected_share", "effective_pool_size")
 CONTROL = "uniform_k"
@@ -71,10 +69,10 @@ def main(argv: list[str] | None = None) -> int:
         parser().error("no row matches; `--list` shows all, `denoising_l2.py` chooses weights of L2")
     if not given.list:
         rows = present(rows)
-    by_row = {row: settings_of(row) | smoke | {"method": described(row.method)} for row in rows}
+    by_row = {row: run_settings(row, **smoke) for row in rows}
     for seed in seeds:  # seed by seed: every table has all its rows early
         for row, of_row in by_row.items():
-            path = ROOT / runs / row.dataset / row.protocol / row.model / f"{seed}.json"
+            path = run_path(ROOT / runs, row, of_row, seed)
             state = "done" if is_done(path, of_row) else "new"
             if given.list:
                 print(f"{state:<5} {row.dataset}/{row.protocol}/{row.model}/{seed}")
@@ -116,38 +114,10 @@ def present(rows: list[Row]) -> list[Row]:
     return [row for row in rows if row.dataset in found]
 
 
-def is_done(path: Path, settings: dict[str, Any]) -> bool:
-    """Whether a run was made with these settings."""
-    return path.exists() and json.loads(path.read_text(encoding="utf-8"))["settings"] == settings
-
-
-def run(row: Row, seed: int, settings: dict[str, Any], path: Path) -> None:
-    """One training, whose JSON appears when it is finished."""
-    from recsys.tracking.environment import git_state, machine, versions
-
-    started, cpu = time.perf_counter(), time.process_time()
-    found = train(row, seed, settings)
-    content = found | {
-        "settings": settings,
-        "wall_s": round(time.perf_counter() - started, 1),
-        "cpu_s": round(time.process_time() - cpu, 1),
-        "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
-        "versions": versions(),
-        "git": git_state(ROOT),
-        "machine": machine(),
-    }
-    write_json(path, content)
-    metrics = found["metrics"]
-    say(
-        f"{row.dataset}/{row.protocol}/{row.model}/{seed}: Recall@20 {metrics['Recall@20']:.4f}, best epoch "
-        f"{found['best_epoch']}, {content['wall_s']} s, {content['cpu_s']} s of the processor"
-    )
-
-
 def publish(row: Row, seeds: Iterable[int], settings: dict[str, Any], runs: Path, results: Path) -> None:
     """Writes the JSON of a row whose runs are all done."""
     seeds = list(seeds)
-    paths = [runs / row.dataset / row.protocol / row.model / f"{seed}.json" for seed in seeds]
+    paths = [run_path(runs, row, settings, seed) for seed in seeds]
     if not all(is_done(path, settings) for path in paths):
         return
     found = [json.loads(path.read_text(encoding="utf-8")) for path in paths]

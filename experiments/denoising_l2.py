@@ -20,20 +20,17 @@ import sys
 import time
 import warnings
 from collections.abc import Iterable
-from pathlib import Path
-from typing import Any
 
 import torch
-from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, Row, described, settings_of, train
+from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, Row, settings_of
 from _denoising_data import NATURAL, NOISES, RATIOS
 from _denoising_l2 import CHOSEN, GRID, path_of
+from _denoising_runs import RUNS, is_done, run, run_path, run_settings, validated
 from _made_by import made_by
 from _results import write_json
 from _runs import ROOT, say
 
 from recsys.cli.allocator import keep_freed_memory
-
-RUNS = Path("runs/denoising_l2")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -70,16 +67,11 @@ def sweep(row: Row, grid: Iterable[float]) -> dict[float, float]:
     """Weight of L2 -> the best validation value of a training with it."""
     values = {}
     for l2 in grid:
-        settings: dict[str, Any] = settings_of(row) | {"l2": l2, "method": described(row.method)}
-        path = ROOT / RUNS / row.dataset / row.noise / row.model / f"{l2:g}.json"
-        done = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        if done.get("settings") != settings:
-            run = train(row, SEEDS[0], settings)
-            done = {"settings": settings, "value": max(run["curves"][f"validation {CHOSEN_BY}"])}
-            write_json(path, done | {"best_epoch": run["best_epoch"]})
-            of_row = "/".join((row.dataset, row.noise, row.model))
-            say(f"{of_row}, L2 {l2:g}: {done['value']:.4f}, best epoch {run['best_epoch']}")
-        values[l2] = done["value"]
+        settings = run_settings(row, l2=l2)
+        path = run_path(ROOT / RUNS, row, settings, SEEDS[0])
+        if not is_done(path, settings):
+            run(row, SEEDS[0], settings, path)
+        values[l2] = max(validated(json.loads(path.read_text(encoding="utf-8"))))
     return values
 
 

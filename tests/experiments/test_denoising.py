@@ -10,6 +10,7 @@ from typing import Any
 import _denoising
 import _denoising_data
 import _denoising_l2
+import _denoising_runs
 import denoising
 import denoising_l2
 import noise_separability
@@ -161,7 +162,7 @@ def test_a_study_writes_rows_and_a_table_and_skips_what_is_done(
     assert content["metrics"]["Recall@20"]["mean"] == pytest.approx(np.mean(content["metrics"]["Recall@20"]["values"]))
     assert content["command"] == f"python experiments/denoising.py {' '.join(words)}"
     assert "| pld |" in (tmp_path / denoising.RESULTS / "DENOISING.md").read_text(encoding="utf-8")
-    monkeypatch.setattr(denoising, "train", lambda *_: pytest.fail("it was done"))
+    monkeypatch.setattr(_denoising_runs, "train", lambda *_: pytest.fail("it was done"))
     assert denoising.main(words) == 0
     capsys.readouterr()
     assert denoising.main([*words, "--list"]) == 0
@@ -194,15 +195,17 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
     seen = []
 
     def train(row: Row, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
-        seen.append((row.method, settings["l2"]))
-        distance = abs(settings["l2"] - best[row.method])
-        return {"curves": {"validation Recall@20": [0.1, 0.5 - distance, 0.2]}, "best_epoch": 2}
+        seen.append((row.method, settings["l2"], seed))
+        value = 0.5 - abs(settings["l2"] - best[row.method])
+        metrics = dict.fromkeys(denoising.COLUMNS, value + seed % 10)
+        return {"metrics": metrics, "curves": {"validation Recall@20": [0.1, value, 0.2]}, "best_epoch": 2}
 
-    monkeypatch.setattr(denoising_l2, "train", train)
+    monkeypatch.setattr(_denoising_runs, "train", train)
     words = ["--noise", "0.3", "--method", "plain", "pld", "--l2", "0.001", "0.01", "0.1"]
     assert not denoising.selected(ML, "*", "*", "*", "chosen")
     assert denoising_l2.main(words) == 0 and denoising_l2.main(words) == 0
-    assert seen == [(method, l2) for method in best for l2 in (0.001, 0.01, 0.1)]  # the second time all was done
+    swept = [(method, l2, 2024) for method in best for l2 in (0.001, 0.01, 0.1)]
+    assert seen == swept  # the second time all was done
     content = json.loads((tmp_path / _denoising_l2.path_of(ML, "0.3", "mf")).read_text(encoding="utf-8"))
     assert content["chosen"] == best and content["validation"]["plain"]["0.01"] == 0.5
     assert "l2" not in content["settings"]  # each method has its own
@@ -212,9 +215,11 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
     assert [(row.noise, row.backbone, row.method) for row in rows] == [("0.3", "mf", "plain"), ("0.3", "mf", "pld")]
     assert {row.method: _denoising.settings_of(row)["l2"] for row in rows} == best
     assert _denoising.settings_of(row("mf", "pld"))["l2"] == _denoising_l2.PUBLISHED_L2
-    monkeypatch.setattr(_denoising_l2, "SETTINGS", {})
-    words = ["--dataset", ML, "--noise", "0.3", "--method", "pld", "--l2", "*", "--backbone", "mf", "--seeds", "2024"]
-    assert denoising.main(words) == 0
+    words = ["--dataset", ML, "--noise", "0.3", "--method", "pld", "--l2", "*", "--backbone", "mf", "--seeds"]
+    assert denoising.main([*words, "2024", "2025"]) == 0
+    published = _denoising_l2.PUBLISHED_L2
+    new = [("pld", published, 2024), ("pld", published, 2025), ("pld", 0.001, 2025)]
+    assert sorted(seen[len(swept) :]) == sorted(new)  # the first seed of the chosen weight was trained for the choice
     results = tmp_path / denoising.RESULTS / ML
     assert {path.parent.name for path in results.glob("noise*/*.json")} == {"noise_0.3", "noise_0.3_l2"}
     page = (tmp_path / denoising.RESULTS / "DENOISING.md").read_text(encoding="utf-8")
@@ -255,9 +260,9 @@ def test_separability_is_measured_while_training_goes_on(
 def test_a_run_of_other_settings_of_its_method_is_not_done(tmp_path: Path) -> None:
     path = tmp_path / "1.json"
     path.write_text(json.dumps({"settings": SETTINGS | {"method": described("pld")}}), encoding="utf-8")
-    assert denoising.is_done(path, SETTINGS | {"method": described("pld")})
+    assert _denoising_runs.is_done(path, SETTINGS | {"method": described("pld")})
     for other in ("pld_floor", "pld_n4", "pld_std", "bce", "uniform_k"):
-        assert not denoising.is_done(path, SETTINGS | {"method": described(other)})
+        assert not _denoising_runs.is_done(path, SETTINGS | {"method": described(other)})
     assert len({json.dumps(described(name), allow_nan=False) for name in METHODS}) == len(METHODS)
 
 
