@@ -12,7 +12,7 @@ from _runs import ROOT
 
 PUBLISHED, CHOSEN = "published", "chosen"
 PUBLISHED_L2 = 1e-4
-GRID = (1e-3, 2e-3, 5e-3, 1e-2, 2e-2, 5e-2)
+GRID = (5e-3, 1e-3, 2e-3, 1e-2, 2e-2, 5e-2)
 RESULTS = Path("experiments/results/denoising")
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("movielens_100k", "mf"): {"lr": 0.005},

@@ -2,13 +2,15 @@
 
 Which method is best depends on it: with too small a weight a model learns the noise by heart, and choosing positives
 looks like a remedy for that; so it does with the weight that suits another noise. Each method therefore gets the weight
-that validates best for it at the noise that it is judged with. What is done is skipped.
+that validates best for it at the noise that it is judged with. From the first weight of the grid it goes to the next
+one as long as that is better, in both directions, so that the best one has a worse one on both sides, unless it is the
+least or the largest of the grid: then it says so. What is done is skipped.
 Writes `experiments/results/denoising/<dataset>/l2_<noise>_<backbone>.json`, which `denoising.py --l2 chosen` reads; it
 holds the methods of this call alone, so name all that are to be compared.
 
     python experiments/denoising_l2.py --method plain uniform_k r_ce t_ce pld pld_std pld_t1 oracle
     python experiments/denoising_l2.py --noise natural --method plain uniform_k pld pld_std
-    python experiments/denoising_l2.py --dataset gowalla --method plain uniform_k pld pld_std
+    python experiments/denoising_l2.py --dataset gowalla --method uniform_k pld_std --l2 0.005 0.001 0.002 0.01 0.02
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ import logging
 import sys
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, Row, settings_of
@@ -41,10 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    found = {
-        method: sweep(Row(given.dataset, given.noise, given.backbone, method, CHOSEN), given.l2)
-        for method in given.method
-    }
+    found = {}
+    for method in given.method:
+        row = Row(given.dataset, given.noise, given.backbone, method, CHOSEN)
+        values = found[method] = climb(partial(trained, row), given.l2)
+        if (best := max(values, key=values.__getitem__)) in (min(given.l2), max(given.l2)):
+            say(f"{method}: the best weight, {best:g}, is at the edge of the grid; give it weights beyond")
     settings = settings_of(Row(given.dataset, given.noise, given.backbone, "", CHOSEN))
     content = {
         "dataset": given.dataset,
@@ -63,16 +68,27 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def sweep(row: Row, grid: Iterable[float]) -> dict[float, float]:
-    """Weight of L2 -> the best validation value of a training with it."""
-    values = {}
-    for l2 in grid:
-        settings = run_settings(row, l2=l2)
-        path = run_path(ROOT / RUNS, row, settings, SEEDS[0])
-        if not is_done(path, settings):
-            run(row, SEEDS[0], settings, path)
-        values[l2] = max(validated(json.loads(path.read_text(encoding="utf-8"))))
-    return values
+def climb(value_of: Callable[[float], float], grid: Sequence[float]) -> dict[float, float]:
+    """Weight of L2 -> its value, of those that were tried from the first of the grid on, up and then down."""
+    weights, best = sorted(grid), grid[0]
+    values = {best: value_of(best)}
+    for direction in (1, -1):
+        while 0 <= (place := weights.index(best) + direction) < len(weights):
+            weight = weights[place]
+            values[weight] = values[weight] if weight in values else value_of(weight)
+            if values[weight] <= values[best]:
+                break
+            best = weight
+    return dict(sorted(values.items()))
+
+
+def trained(row: Row, l2: float) -> float:
+    """The best validation value of a training with a weight."""
+    settings = run_settings(row, l2=l2)
+    path = run_path(ROOT / RUNS, row, settings, SEEDS[0])
+    if not is_done(path, settings):
+        run(row, SEEDS[0], settings, path)
+    return max(validated(json.loads(path.read_text(encoding="utf-8"))))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -82,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--noise", choices=(*RATIOS, NATURAL), default="0.3")
     made.add_argument("--backbone", choices=BACKBONES, default="mf")
     made.add_argument("--method", choices=METHODS, nargs="+", default=MAIN)
-    made.add_argument("--l2", type=float, nargs="+", default=GRID, help="weights to try")
+    made.add_argument("--l2", type=float, nargs="+", default=GRID, help="weights, the likeliest first")
     return made
 
 

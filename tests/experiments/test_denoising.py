@@ -201,11 +201,12 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
         return {"metrics": metrics, "curves": {"validation Recall@20": [0.1, value, 0.2]}, "best_epoch": 2}
 
     monkeypatch.setattr(_denoising_runs, "train", train)
-    words = ["--noise", "0.3", "--method", "plain", "pld", "--l2", "0.001", "0.01", "0.1"]
+    words = ["--noise", "0.3", "--method", "plain", "pld", "--l2", "0.01", "0.001", "0.1"]
     assert not denoising.selected(ML, "*", "*", "*", "chosen")
     assert denoising_l2.main(words) == 0 and denoising_l2.main(words) == 0
-    swept = [(method, l2, 2024) for method in best for l2 in (0.001, 0.01, 0.1)]
+    swept = [(method, l2, 2024) for method in best for l2 in (0.01, 0.1, 0.001)]
     assert seen == swept  # the second time all was done
+    assert "pld: the best weight, 0.001, is at the edge of the grid" in capsys.readouterr().out
     content = json.loads((tmp_path / _denoising_l2.path_of(ML, "0.3", "mf")).read_text(encoding="utf-8"))
     assert content["chosen"] == best and content["validation"]["plain"]["0.01"] == 0.5
     assert "l2" not in content["settings"]  # each method has its own
@@ -225,6 +226,24 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
     page = (tmp_path / denoising.RESULTS / "DENOISING.md").read_text(encoding="utf-8")
     assert "mf, published L2" in page and "mf, chosen L2" in page
     assert "| pld | 0.0001 |" in page and "| pld | 0.001 |" in page
+
+
+@pytest.mark.parametrize("peak", [0.1, 0.2, 0.5, 1, 2, 5, 10])
+@pytest.mark.parametrize("first", [0.1, 0.5, 1, 10])
+def test_the_best_l2_is_found_from_any_first_weight_with_a_worse_one_on_both_sides(peak: float, first: float) -> None:
+    grid = [0.1, 0.2, 0.5, 1, 2, 5, 10]
+    tried = []
+
+    def value_of(l2: float) -> float:
+        tried.append(l2)
+        return -abs(np.log(l2 / peak))
+
+    values = denoising_l2.climb(value_of, [first, *(l2 for l2 in grid if l2 != first)])
+    assert max(values, key=values.__getitem__) == peak
+    around = grid[max(grid.index(peak) - 1, 0) : grid.index(peak) + 2]
+    between = [l2 for l2 in grid if min(first, peak) <= l2 <= max(first, peak)]
+    assert {*around, *between} <= set(tried) and len(tried) == len(set(tried)) <= len({*around, *between}) + 1
+    assert list(values) == sorted(tried)
 
 
 def test_l2_is_not_chosen_for_noise_that_a_data_set_has_not(capsys: pytest.CaptureFixture[str]) -> None:
