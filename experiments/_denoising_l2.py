@@ -17,6 +17,7 @@ RESULTS = Path("experiments/results/denoising")
 SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
     ("movielens_100k", "mf"): {"lr": 0.005},
     ("gowalla", "mf"): {"epochs": 50, "every": 5, "patience": 15},
+    ("gowalla", "lightgcn"): {"epochs": 30, "every": 5, "patience": 15, "lr": 0.05},
 }
 """Of a data set and a backbone, where they differ from those of the published weight: with enough L2 a larger step and
 fewer epochs suffice."""
