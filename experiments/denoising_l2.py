@@ -10,7 +10,7 @@ holds the methods of this call alone, so name all that are to be compared.
 
     python experiments/denoising_l2.py --method plain uniform_k r_ce t_ce pld pld_std pld_t1 oracle
     python experiments/denoising_l2.py --noise natural --method plain uniform_k pld pld_std
-    python experiments/denoising_l2.py --dataset gowalla --method uniform_k pld_std --l2 0.005 0.001 0.002 0.01 0.02
+    python experiments/denoising_l2.py --dataset gowalla --noise 0.5 --method uniform_k pld_std --l2 5e-3 2e-3 1e-2 2e-2
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def climb(value_of: Callable[[float], float], grid: Sequence[float]) -> dict[float, float]:
     """Weight of L2 -> its value, of those that were tried from the first of the grid on, up and then down."""
-    weights, best = sorted(grid), grid[0]
+    weights, best = sorted(set(grid)), grid[0]
     values = {best: value_of(best)}
     for direction in (1, -1):
         while 0 <= (place := weights.index(best) + direction) < len(weights):
