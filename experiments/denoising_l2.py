@@ -10,7 +10,7 @@ holds the methods of this call alone, so name all that are to be compared.
 
     python experiments/denoising_l2.py --method plain uniform_k r_ce t_ce pld pld_std pld_t1 oracle
     python experiments/denoising_l2.py --noise natural --method plain uniform_k pld pld_std
-    python experiments/denoising_l2.py --dataset gowalla --noise 0.5 --method uniform_k pld_std --l2 5e-3 2e-3 1e-2 2e-2
+    python experiments/denoising_l2.py --dataset gowalla --noise 0.5 --method uniform_k pld_std
 """
 
 from __future__ import annotations
