@@ -139,8 +139,10 @@ def settings_of(row: Row) -> dict[str, Any]:
     settings = SETTINGS[row.dataset] | OF_BACKBONES.get((row.dataset, row.backbone), {}) | {"l2": PUBLISHED_L2}
     if row.l2 == PUBLISHED:
         return settings
-    of_method = chosen(row.dataset, row.noise, row.backbone).get(row.method, PUBLISHED_L2)
-    return settings | OF_CHOSEN_L2.get((row.dataset, row.backbone), {}) | {"l2": of_method}
+    of_method = chosen(row.dataset, row.noise, row.backbone, row.method)
+    if of_method is not None:
+        settings["l2"] = of_method
+    return settings | OF_CHOSEN_L2.get((row.dataset, row.backbone), {})
 
 
 @dataclass

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,16 +22,16 @@ SETTINGS: dict[tuple[str, str], dict[str, Any]] = {
 fewer epochs suffice."""
 
 
-def path_of(dataset: str, noise: str, backbone: str) -> Path:
+def path_of(dataset: str, noise: str, backbone: str, method: str) -> Path:
     """Where `denoising_l2.py` writes what it chose, relative to the repository."""
-    return RESULTS / dataset / f"l2_{noise}_{backbone}.json"
+    return RESULTS / dataset / "l2" / f"{noise}_{backbone}_{method}.json"
 
 
 @cache
-def chosen(dataset: str, noise: str, backbone: str) -> Mapping[str, float]:
-    """Method -> its weight of L2; of the methods that it was chosen for, which may be none."""
-    path = ROOT / path_of(dataset, noise, backbone)
+def chosen(dataset: str, noise: str, backbone: str, method: str) -> float | None:
+    """The weight of L2 of a method; None: none was chosen."""
+    path = ROOT / path_of(dataset, noise, backbone, method)
     if not path.exists():
-        return {}
-    found: Mapping[str, float] = json.loads(path.read_text(encoding="utf-8"))["chosen"]
+        return None
+    found: float = json.loads(path.read_text(encoding="utf-8"))["chosen"]
     return found

@@ -95,7 +95,7 @@ def selected(dataset: str, noise: str, backbone: str, method: str, l2: str) -> l
         for of_data, noises in NOISES.items()
         for b in BACKBONES
         for n in noises
-        for weight in (PUBLISHED, *([CHOSEN] if m in chosen(of_data, n, b) else []))
+        for weight in (PUBLISHED, *([CHOSEN] if chosen(of_data, n, b, m) is not None else []))
     ]
     return [row for row in rows if all(map(fnmatchcase, row, (dataset, noise, backbone, method, l2)))]
 

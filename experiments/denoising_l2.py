@@ -5,8 +5,7 @@ looks like a remedy for that; so it does with the weight that suits another nois
 that validates best for it at the noise that it is judged with. From the first weight of the grid it goes to the next
 one as long as that is better, in both directions, so that the best one has a worse one on both sides, unless it is the
 least or the largest of the grid: then it says so. What is done is skipped.
-Writes `experiments/results/denoising/<dataset>/l2_<noise>_<backbone>.json`, which `denoising.py --l2 chosen` reads; it
-holds the methods of this call alone, so name all that are to be compared.
+Writes a JSON of each method into `experiments/results/denoising/<dataset>/l2`, which `denoising.py --l2 chosen` reads.
 
     python experiments/denoising_l2.py --method plain uniform_k r_ce t_ce pld pld_std pld_t1 oracle
     python experiments/denoising_l2.py --noise natural --method plain uniform_k pld pld_std
@@ -37,35 +36,39 @@ from recsys.cli.allocator import keep_freed_memory
 
 
 def main(argv: list[str] | None = None) -> int:
-    started = time.perf_counter()
     given = parser().parse_args(argv)
     if given.noise not in NOISES[given.dataset]:
         parser().error(f"{given.dataset} has no {given.noise} noise; choose one of {', '.join(NOISES[given.dataset])}")
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
-    found = {}
     for method in given.method:
-        row = Row(given.dataset, given.noise, given.backbone, method, CHOSEN)
-        values = found[method] = climb(partial(trained, row), given.l2)
-        if (best := max(values, key=values.__getitem__)) in (min(given.l2), max(given.l2)):
-            say(f"{method}: the best weight, {best:g}, is at the edge of the grid; give it weights beyond")
-    settings = settings_of(Row(given.dataset, given.noise, given.backbone, "", CHOSEN))
+        choose(Row(given.dataset, given.noise, given.backbone, method, CHOSEN), given.l2, argv)
+    return 0
+
+
+def choose(row: Row, grid: Sequence[float], argv: Sequence[str] | None) -> None:
+    """Finds the weight of one method, and writes its JSON."""
+    started = time.perf_counter()
+    values = climb(partial(trained, row), grid)
+    best = max(values, key=values.__getitem__)
+    if best in (min(grid), max(grid)):
+        say(f"{row.method}: the best weight, {best:g}, is at the edge of the grid; give it weights beyond")
     content = {
-        "dataset": given.dataset,
-        "noise": given.noise,
-        "backbone": given.backbone,
+        "dataset": row.dataset,
+        "noise": row.noise,
+        "backbone": row.backbone,
+        "method": row.method,
         "seed": SEEDS[0],
         "chosen_by": f"validation {CHOSEN_BY}",
-        "validation": {method: {f"{l2:g}": value for l2, value in values.items()} for method, values in found.items()},
-        "chosen": {method: max(values, key=values.__getitem__) for method, values in found.items()},
-        "settings": {name: value for name, value in settings.items() if name != "l2"},
+        "validation": {f"{l2:g}": value for l2, value in values.items()},
+        "chosen": best,
+        "settings": {name: value for name, value in settings_of(row).items() if name != "l2"},
         **made_by(__file__, argv, started),
     }
-    path = ROOT / path_of(given.dataset, given.noise, given.backbone)
+    path = ROOT / path_of(row.dataset, row.noise, row.backbone, row.method)
     write_json(path, content, indent=2)
     say(f"wrote {path.relative_to(ROOT)}")
-    return 0
 
 
 def climb(value_of: Callable[[float], float], grid: Sequence[float]) -> dict[float, float]:

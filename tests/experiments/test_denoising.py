@@ -207,9 +207,11 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
     swept = [(method, l2, 2024) for method in best for l2 in (0.01, 0.1, 0.001)]
     assert seen == swept  # the second time all was done
     assert "pld: the best weight, 0.001, is at the edge of the grid" in capsys.readouterr().out
-    content = json.loads((tmp_path / _denoising_l2.path_of(ML, "0.3", "mf")).read_text(encoding="utf-8"))
-    assert content["chosen"] == best and content["validation"]["plain"]["0.01"] == 0.5
-    assert "l2" not in content["settings"]  # each method has its own
+    assert denoising_l2.main([*words[:3], "plain", *words[5:]]) == 0  # keeps what was chosen for others
+    paths = {method: tmp_path / _denoising_l2.path_of(ML, "0.3", "mf", method) for method in best}
+    contents = {method: json.loads(path.read_text(encoding="utf-8")) for method, path in paths.items()}
+    assert {method: content["chosen"] for method, content in contents.items()} == best
+    assert contents["plain"]["validation"]["0.01"] == 0.5 and "l2" not in contents["plain"]["settings"]
 
     _denoising_l2.chosen.cache_clear()
     rows = denoising.selected(ML, "*", "*", "*", "chosen")  # of the noise that they were chosen with, and no other
