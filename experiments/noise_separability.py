@@ -1,10 +1,12 @@
 """How well losses tell noise from positives, over all users and within each, while plain training goes on.
 
-Choosing by personal loss has a basis where the area under the curve within users is above that over all. Writes
-`experiments/results/denoising/<dataset>/separability_<noise>_<backbone>.json`; the data are those of `denoising.py`.
+Choosing by personal loss has a basis where the area under the curve within users is above that over all. Settings are
+those of plain training in `denoising.py`, with the published weight of L2 or with the one that `denoising_l2.py` chose,
+and so are the data; cross-entropy is trained with what was chosen for BPR. Writes
+`experiments/results/denoising/<dataset>/separability_<noise>_<backbone>.json`, `..._l2.json` with the chosen weight.
 
     python experiments/noise_separability.py
-    python experiments/noise_separability.py --noise natural
+    python experiments/noise_separability.py --noise natural --l2 chosen
     python experiments/noise_separability.py --dataset gowalla --seeds 2024
     python experiments/noise_separability.py --seeds 2024 --epochs 1 2 --out runs/separability.json
 """
@@ -27,6 +29,7 @@ import numpy as np
 import torch
 from _denoising import BACKBONES, SEEDS, Row, settings_of, uniform
 from _denoising_data import NOISES, Positives
+from _denoising_l2 import CHOSEN, PUBLISHED, RESULTS, chosen
 from _made_by import made_by
 from _results import spread, write_json
 from _runs import ROOT, say
@@ -43,7 +46,6 @@ from recsys.training.pool_objective import PoolObjective
 from recsys.training.sparse_adam import SparseAdam
 
 LOSSES: dict[str, Callable[[], PoolLoss]] = {"bpr": BPRPoolLoss, "bce": BCEPoolLoss}
-RESULTS = Path("experiments/results/denoising")
 
 
 @dataclass
@@ -79,12 +81,17 @@ def main(argv: list[str] | None = None) -> int:
     given = parser().parse_args(argv)
     if given.noise not in NOISES[given.dataset]:
         parser().error(f"{given.dataset} has the noise {', '.join(NOISES[given.dataset])}, not {given.noise}")
+    row = Row(given.dataset, given.noise, given.backbone, "plain", given.l2)
+    if row.l2 == CHOSEN and chosen(*row[:4]) is None:
+        parser().error(
+            f"no weight was chosen for {'/'.join(row[:4])}: run `denoising_l2.py --method plain` for it first"
+        )
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     found: dict[str, dict[str, Any]] = {}
     for name, loss in LOSSES.items():
-        runs = [measure(given.dataset, given.noise, given.backbone, loss(), seed, given.epochs) for seed in given.seeds]
+        runs = [measure(row, loss(), seed, given.epochs) for seed in given.seeds]
         for epoch in given.epochs:
             found.setdefault(name, {})[str(epoch)] = {
                 value: spread([run[epoch][value] for run in runs]) for value in runs[0][epoch]
@@ -92,29 +99,28 @@ def main(argv: list[str] | None = None) -> int:
             means = {value: round(over["mean"], 4) for value, over in found[name][str(epoch)].items()}
             say(f"{name}, epoch {epoch}: {means}")
     content = {
-        "dataset": given.dataset,
-        "noise": given.noise,
-        "backbone": given.backbone,
+        "dataset": row.dataset,
+        "noise": row.noise,
+        "backbone": row.backbone,
         "seeds": given.seeds,
         "areas": found,
-        "settings": settings_of(Row(given.dataset, given.noise, given.backbone, "plain")) | {"epochs": given.epochs},
+        "settings": settings_of(row) | {"epochs": given.epochs},
         **made_by(__file__, argv, started),
     }
-    path = ROOT / (given.out or RESULTS / given.dataset / f"separability_{given.noise}_{given.backbone}.json")
+    ending = "_l2" * (row.l2 == CHOSEN)
+    path = ROOT / (given.out or RESULTS / row.dataset / f"separability_{row.noise}_{row.backbone}{ending}.json")
     write_json(path, content, indent=2)
     say(f"wrote {path.relative_to(ROOT)}")
     return 0
 
 
-def measure(
-    dataset: str, noise: str, backbone: str, loss: PoolLoss, seed: int, epochs: list[int]
-) -> dict[int, dict[str, float]]:
+def measure(row: Row, loss: PoolLoss, seed: int, epochs: list[int]) -> dict[int, dict[str, float]]:
     """One plain training."""
     torch.manual_seed(seed)
-    settings = settings_of(Row(dataset, noise, backbone, "plain"))
-    data = Positives(dataset, noise, seed, settings["batch_size"], UserPools(1))
+    settings = settings_of(row)
+    data = Positives(row.dataset, row.noise, seed, settings["batch_size"], UserPools(1))
     module = RecommenderModule(
-        partial(BACKBONES[backbone], width=settings["width"]),
+        partial(BACKBONES[row.backbone], width=settings["width"]),
         PoolObjective(loss, uniform(), settings["l2"]),
         table_optimizer=partial(SparseAdam, lr=settings["lr"]),
     )
@@ -133,6 +139,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--dataset", choices=NOISES, default="movielens_100k")
     made.add_argument("--noise", default="0.3", help="a ratio of injected noise, or `natural` where there are ratings")
     made.add_argument("--backbone", choices=BACKBONES, default="mf")
+    made.add_argument("--l2", choices=(PUBLISHED, CHOSEN), default=PUBLISHED)
     made.add_argument("--seeds", type=int, nargs="+", default=SEEDS[:3])
     made.add_argument("--epochs", type=int, nargs="+", default=[1, 5, 10, 20, 40])
     made.add_argument("--out", type=Path, help="relative to the repository")

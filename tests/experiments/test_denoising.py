@@ -181,20 +181,28 @@ def test_l2_is_a_part_of_the_loss() -> None:
     assert losses[1] > losses[0] + 0.1
 
 
-@pytest.mark.parametrize("noise", ["0.3", NATURAL])
+@pytest.mark.parametrize(
+    ("noise", "l2", "name"), [("0.3", "published", "0.3_mf"), (NATURAL, "chosen", "natural_mf_l2")]
+)
 def test_separability_is_measured_while_training_goes_on(
-    noise: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    noise: str, l2: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(noise_separability, "ROOT", tmp_path)
-    words = ["--seeds", "1", "--epochs", "1", "6", "--noise", noise]
+    words = ["--seeds", "1", "--epochs", "1", "6", "--noise", noise, "--l2", l2]
     assert noise_separability.main(words) == 0
-    content = json.loads(
-        (tmp_path / noise_separability.RESULTS / ML / f"separability_{noise}_mf.json").read_text(encoding="utf-8")
-    )
+    path = tmp_path / noise_separability.RESULTS / ML / f"separability_{name}.json"
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["settings"] == _denoising.settings_of(Row(ML, noise, "mf", "plain", l2)) | {"epochs": [1, 6]}
     assert content["command"] == f"python experiments/noise_separability.py {' '.join(words)}"
     areas = content["areas"]
     assert areas.keys() == {"bpr", "bce"} and areas["bpr"].keys() == {"1", "6"}
     assert all(0 < areas[name][epoch]["personal"]["mean"] < 1 for name in areas for epoch in areas[name])
+
+
+def test_separability_with_a_weight_that_nobody_chose_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        noise_separability.main(["--dataset", "gowalla", "--noise", "0.1", "--l2", "chosen"])
+    assert "no weight was chosen for gowalla/0.1/mf/plain: run `denoising_l2.py" in capsys.readouterr().err
 
 
 def test_a_run_of_other_settings_of_its_method_is_not_done(tmp_path: Path) -> None:
