@@ -1,9 +1,10 @@
 """Trains backbones on positives with injected or natural noise, by every method, and writes one JSON per row.
 
 A row is a data set, a noise, a backbone, a method and a weight of L2, which is that of the publication or the one that
-`denoising_l2.py` chose for the method; its JSON is written into `experiments/results/denoising` when all
-its seeds are done, and a table of all rows beside them. What is done is skipped, one run after the other on one thread,
-so that an interrupted study goes on where it stopped. A data set that is not there is left out.
+`denoising_l2.py` chose for the method; its JSON is written into `experiments/results/denoising` when all its seeds are
+done, and tables of all rows beside them; a picture of those of MovieLens-100K goes into `docs/images`. What is done is
+skipped, one run after the other on one thread, so that an interrupted study goes on where it stopped. A data set that
+is not there is left out.
 
     python experiments/denoising.py --list
     python experiments/denoising.py --dataset movielens_100k --backbone mf --noise 0.3 --seeds 2024 2025
@@ -22,35 +23,21 @@ import sys
 import warnings
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-from _denoising import BACKBONES, CHOSEN_BY, MAIN, METHODS, SEEDS, SMOKE, Row
+from _denoising import BACKBONES, MAIN, METHODS, SEEDS, SMOKE, Row
 from _denoising_data import NATURAL, NOISES
-from _denoising_l2 import CHOSEN, PUBLISHED, PUBLISHED_L2, RESULTS, chosen
+from _denoising_l2 import CHOSEN, PUBLISHED, RESULTS, chosen
+from _denoising_page import page, read
+from _denoising_picture import draw
 from _denoising_runs import RUNS, is_done, run, run_path, run_settings
-from _markdown import markdown, number
 from _results import provenance, spread, write, write_text
 from _runs import ROOT, say
 
 from recsys.cli.allocator import keep_freed_memory
 
-COLUMNS = ("Recall@20", "Recall@50", "NDCG@20", "NDCG@50", "NDCG-all@20", "NDCG-all@50", "tail Recall@20")
-SHARES = ("injected_pool_share", "injected_share", "effective_pool_size")
-CONTROL = "uniform_k"
-NOTE = (
-    "Made by `python experiments/denoising.py` from the JSON files in this folder; never edited by hand. Of users who "
-    "have at least ten positives, 70 % train, 10 % validate and 20 % test, of each user at random; in MovieLens a "
-    "positive is a rating of 4 and more, in Gowalla a place. Injected noise is added to training alone, outside of all "
-    "that the user has. Natural noise are the user's own ratings of 1 and 2, which train beside those of 3. The whole "
-    "catalogue is ranked without the training items. Mean ± standard deviation over seeds, each with its own parts, "
-    "noise and weights. NDCG-all divides by the gain of all test items, however many. Shares are means over the epochs "
-    "after the tenth: of noise in the pools, and of noise in what was trained on. The weight of L2 is "
-    f"{PUBLISHED_L2:g} as published, or the one that `denoising_l2.py` chose for each method on validation users of "
-    "one seed, with the same noise. Differences from `uniform_k` have "
-    "the 95 % interval of a paired t-test over seeds."
-)
+PICTURED, PICTURE = "movielens_100k", Path("docs/images/noisy_positives.png")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -82,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
     if not given.list:
         for row, of_row in by_row.items():
             publish(row, seeds, of_row, ROOT / runs, ROOT / results)
-        table(ROOT / results)
+        show(ROOT / results, ROOT / (PICTURE if not given.smoke else results / PICTURE.name))
     return 0
 
 
@@ -143,57 +130,13 @@ def publish(row: Row, seeds: Iterable[int], settings: dict[str, Any], runs: Path
     write(content, results)
 
 
-def table(results: Path) -> None:
-    """Writes `DENOISING.md`."""
-    path = write_text(results / "DENOISING.md", page(results))
-    say(f"wrote {path.relative_to(ROOT)}")
-
-
-def page(results: Path) -> str:
-    """All tables, from the JSON files of a folder and from nothing else."""
-    rows = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(results.glob("*/noise_*/*.json"))]
-    parts = ["# Training on noisy positives", NOTE]
-    for dataset, noises in NOISES.items():
-        for noise in noises:
-            tables = []
-            for backbone, l2 in product(BACKBONES, (PUBLISHED, CHOSEN)):
-                table_of = dataset, Row(dataset, noise, backbone, "", l2).protocol
-                of_table = {row["model"]: row for row in rows if (row["dataset"], row["protocol"]) == table_of}
-                own = [(m, of_table[f"{backbone}_{m}"]) for m in METHODS if f"{backbone}_{m}" in of_table]
-                tables += [f"### {backbone}, {l2} L2", _table(own)] if own else []
-            title = "natural noise" if noise == NATURAL else f"{noise} noisy items for each training item"
-            parts += [f"## {dataset}, {title}", *tables] if tables else []
-    return "\n\n".join(parts) + "\n"
-
-
-def _table(rows: list[tuple[str, dict[str, Any]]]) -> str:
-    best = {c: max(row["metrics"][c]["mean"] for n, row in rows if n != "oracle") for c in COLUMNS}
-    lines = []
-    for name, row in rows:
-        metrics = row["metrics"]
-        cells = [number(metrics[column], metrics[column]["mean"] == best[column]) for column in COLUMNS]
-        shares = [f"{metrics[share]['mean']:.3f}" if share in metrics else "" for share in SHARES]
-        control, epochs = less(row, dict(rows).get(CONTROL)), ", ".join(map(str, row["best_epochs"]))
-        lines.append([name, l2_of(row), *cells, control, *shares, epochs])
-    shares = ["noise in pools", "noise trained on", "effective pool"]
-    return markdown(["method", "L2", *COLUMNS, f"{CHOSEN_BY} less {CONTROL}", *shares, "best epochs"], lines)
-
-
-def l2_of(row: dict[str, Any]) -> str:
-    """The weight that a published row was trained with."""
-    return f"{row['settings']['arguments'].get('l2', PUBLISHED_L2):g}"
-
-
-def less(row: dict[str, Any], control: dict[str, Any] | None) -> str:
-    """Difference from the control, with the 95 % interval of a paired t-test over their common seeds; else nothing."""
-    if control is None or row["model"] == control["model"] or row["seeds"] != control["seeds"] or len(row["seeds"]) < 2:
-        return ""
-    from scipy import stats
-
-    values, others = (one["metrics"][CHOSEN_BY]["values"] for one in (row, control))
-    found = stats.ttest_rel(values, others)
-    low, high = found.confidence_interval()
-    return f"{row['metrics'][CHOSEN_BY]['mean'] - control['metrics'][CHOSEN_BY]['mean']:+.4f} [{low:+.4f}, {high:+.4f}]"
+def show(results: Path, picture: Path) -> None:
+    """Writes `DENOISING.md`, and the picture of MovieLens-100K."""
+    rows = read(results)
+    write_text(results / "DENOISING.md", page(rows))
+    drawn = draw(rows, PICTURED, picture)
+    for path in (results / "DENOISING.md", *([picture] if drawn else [])):
+        say(f"wrote {path.relative_to(ROOT)}")
 
 
 def parser() -> argparse.ArgumentParser:

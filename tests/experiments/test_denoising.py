@@ -9,6 +9,8 @@ from typing import Any
 
 import _denoising
 import _denoising_data
+import _denoising_page
+import _denoising_picture
 import _denoising_runs
 import denoising
 import noise_separability
@@ -68,7 +70,7 @@ ROWS = [
 def test_every_method_trains_and_is_judged(of: Row) -> None:
     found = _denoising.train(of, 2024, SETTINGS)
     metrics = found["metrics"]
-    assert all(0 <= metrics[name] <= 1 for name in denoising.COLUMNS if name in metrics)
+    assert all(0 <= metrics[name] <= 1 for name in _denoising_page.COLUMNS if name in metrics)
     assert metrics["recall_ceiling"] == 1 and metrics["NDCG-all@20"] <= metrics["NDCG@20"] + 1e-6
     assert len(found["curves"]["loss"]) == 2 and found["best_epoch"] in (1, 2)
     shares = found["curves"]["injected_pool_share"]
@@ -216,7 +218,7 @@ def test_a_run_of_other_settings_of_its_method_is_not_done(tmp_path: Path) -> No
 
 def test_the_published_tables_are_made_of_the_published_rows() -> None:
     results = denoising.ROOT / denoising.RESULTS
-    assert (results / "DENOISING.md").read_text(encoding="utf-8") == denoising.page(results)
+    assert (results / "DENOISING.md").read_text(encoding="utf-8") == _denoising_page.page(_denoising_page.read(results))
 
 
 def test_differences_from_the_control_are_paired_by_seed() -> None:
@@ -227,6 +229,23 @@ def test_differences_from_the_control_are_paired_by_seed() -> None:
     gain = np.array([0.02, 0.01, 0.04])
     half = 4.302653 * gain.std(ddof=1) / 3**0.5  # the quantile of two degrees of freedom
     expected = f"{gain.mean():+.4f} [{gain.mean() - half:+.4f}, {gain.mean() + half:+.4f}]"
-    assert denoising.less(other, control) == expected
-    assert denoising.less(control, control) == denoising.less(other, None) == ""
-    assert denoising.less(other, control | {"seeds": [1, 2, 4]}) == ""
+    assert _denoising_page.less(other, control) == expected
+    assert _denoising_page.less(control, control) == _denoising_page.less(other, None) == ""
+    assert _denoising_page.less(other, control | {"seeds": [1, 2, 4]}) == ""
+
+
+def test_the_picture_shows_methods_whose_control_is_there(tmp_path: Path) -> None:
+    def published(noise: str, method: str, values: list[float]) -> dict[str, Any]:
+        of_row = Row(ML, noise, "mf", method, "chosen")
+        metrics = {"Recall@20": {"mean": np.mean(values), "values": values}}
+        return {"dataset": ML, "protocol": of_row.protocol, "model": of_row.model, "seeds": [1, 2], "metrics": metrics}
+
+    rows = [published("0.1", "pld", [0.3, 0.4]), published("0.5", "pld", [0.2, 0.2])]
+    picture = tmp_path / "images" / "noise.png"
+    assert not _denoising_picture.draw(rows, ML, picture) and not picture.exists()
+    rows.append(published("0.1", "uniform_k", [0.25, 0.36]))
+    assert _denoising_picture.differences(rows, ML, "mf")["pld"] == [
+        (0.1, _denoising_page.difference(rows[0], rows[-1]))
+    ]
+    assert not any(_denoising_picture.differences(rows, ML, "lightgcn").values())
+    assert _denoising_picture.draw(rows, ML, picture) and list(picture.parent.iterdir()) == [picture]

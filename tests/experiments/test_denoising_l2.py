@@ -8,6 +8,7 @@ from typing import Any
 
 import _denoising
 import _denoising_l2
+import _denoising_page
 import _denoising_runs
 import denoising
 import denoising_l2
@@ -39,7 +40,7 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
     def train(row: Row, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
         seen.append((row.method, settings["l2"], seed))
         value = 0.5 - abs(settings["l2"] - best[row.method])
-        metrics = dict.fromkeys(denoising.COLUMNS, value + seed % 10)
+        metrics = dict.fromkeys(_denoising_page.COLUMNS, value + seed % 10)
         return {"metrics": metrics, "curves": {"validation Recall@20": [0.1, value, 0.2]}, "best_epoch": 2}
 
     monkeypatch.setattr(_denoising_runs, "train", train)
