@@ -10,8 +10,9 @@ import torch
 
 from recsys.evaluation.metrics import ranking_metrics
 
-ranx = pytest.importorskip("ranx")
-pytestmark = pytest.mark.slow  # ranx compiles its metrics when they are first called
+with pytest.MonkeyPatch.context() as patch:
+    patch.setenv("NUMBA_DISABLE_JIT", "1")  # to compile its metrics takes ranx a minute; as Python they take a second
+    ranx = pytest.importorskip("ranx")
 
 
 def drawn(users: int, items: int, most: int, seed: int) -> tuple[torch.Tensor, Any, Any, Any]:
