@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,11 +28,17 @@ def path_of(dataset: str, noise: str, backbone: str, method: str) -> Path:
     return RESULTS / dataset / "l2" / f"{noise}_{backbone}_{method}.json"
 
 
-@cache
 def chosen(dataset: str, noise: str, backbone: str, method: str) -> float | None:
     """The weight of L2 of a method; None: none was chosen."""
+    found = choice(dataset, noise, backbone, method)
+    return None if found is None else found["chosen"]
+
+
+@cache
+def choice(dataset: str, noise: str, backbone: str, method: str) -> Mapping[str, Any] | None:
+    """All that `denoising_l2.py` wrote of a method; None: nothing."""
     path = ROOT / path_of(dataset, noise, backbone, method)
     if not path.exists():
         return None
-    found: float = json.loads(path.read_text(encoding="utf-8"))["chosen"]
+    found: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

@@ -25,9 +25,9 @@ NOTE = (
     "catalogue is ranked without the training items. Mean ± standard deviation over seeds, each with its own parts, "
     "noise and weights. NDCG-all divides by the gain of all test items, however many. Shares are means over the epochs "
     "after the tenth: of noise in the pools, and of noise in what was trained on. The weight of L2 is "
-    f"{PUBLISHED_L2:g} as published, or the one that `denoising_l2.py` chose for each method on validation users of "
-    "one seed, with the same noise. Differences from `uniform_k` have "
-    "the 95 % interval of a paired t-test over seeds."
+    f"{PUBLISHED_L2:g} as published, or the one that `denoising_l2.py` chose for each method on validation users, with "
+    "the same noise, of so many seeds. Differences from `uniform_k` have the 95 % interval of a paired t-test over "
+    "seeds."
 )
 
 
@@ -62,12 +62,16 @@ def _table(rows: list[tuple[str, Content]]) -> str:
         control, epochs = less(row, dict(rows).get(CONTROL)), ", ".join(map(str, row["best_epochs"]))
         lines.append([name, l2_of(row), *cells, control, *shares, epochs])
     shares = ["noise in pools", "noise trained on", "effective pool"]
-    return markdown(["method", "L2", *COLUMNS, f"{CHOSEN_BY} less {CONTROL}", *shares, "best epochs"], lines)
+    return markdown(
+        ["method", "L2 (seeds of its choice)", *COLUMNS, f"{CHOSEN_BY} less {CONTROL}", *shares, "best epochs"], lines
+    )
 
 
 def l2_of(row: Content) -> str:
-    """The weight that a published row was trained with."""
-    return f"{row['settings']['arguments'].get('l2', PUBLISHED_L2):g}"
+    """The weight that a published row was trained with, and with how many seeds it was chosen, if it was."""
+    settings = row["settings"]
+    seeds = f" ({len(settings['l2_seeds'])})" if "l2_seeds" in settings else ""
+    return f"{settings['arguments'].get('l2', PUBLISHED_L2):g}{seeds}"
 
 
 def less(row: Content, control: Content | None) -> str:

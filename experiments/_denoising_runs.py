@@ -1,7 +1,7 @@
 """One training of the study of noise, in a JSON of its own that is found again.
 
 A run belongs to a row, a weight of L2 and a seed, whoever asked for it: what `denoising_l2.py` trained with the weight
-that it then chose is the first seed of `denoising.py --l2 chosen`.
+that it then chose is a seed of `denoising.py --l2 chosen`.
 """
 
 from __future__ import annotations

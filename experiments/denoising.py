@@ -28,7 +28,7 @@ from typing import Any
 
 from _denoising import BACKBONES, MAIN, METHODS, SEEDS, SMOKE, Row
 from _denoising_data import NATURAL, NOISES
-from _denoising_l2 import CHOSEN, PUBLISHED, RESULTS, chosen
+from _denoising_l2 import CHOSEN, PUBLISHED, RESULTS, choice
 from _denoising_page import page, read
 from _denoising_picture import draw
 from _denoising_runs import RUNS, is_done, run, run_path, run_settings
@@ -82,7 +82,7 @@ def selected(dataset: str, noise: str, backbone: str, method: str, l2: str) -> l
         for of_data, noises in NOISES.items()
         for b in BACKBONES
         for n in noises
-        for weight in (PUBLISHED, *([CHOSEN] if chosen(of_data, n, b, m) is not None else []))
+        for weight in (PUBLISHED, *([CHOSEN] if choice(of_data, n, b, m) else []))
     ]
     return [row for row in rows if all(map(fnmatchcase, row, (dataset, noise, backbone, method, l2)))]
 
@@ -124,6 +124,7 @@ def publish(row: Row, seeds: Iterable[int], settings: dict[str, Any], runs: Path
         "settings": {
             "note": METHODS[row.method].note,
             "arguments": settings,
+            **({"l2_seeds": of_l2["seeds"]} if row.l2 == CHOSEN and (of_l2 := choice(*row[:4])) else {}),
             "machine": found[-1]["machine"],
         },
     }

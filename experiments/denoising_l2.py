@@ -1,4 +1,4 @@
-"""Chooses the weight of L2 for each method of `denoising.py` on validation users of one seed, at one noise.
+"""Chooses the weight of L2 for each method of `denoising.py` on validation users, at one noise.
 
 Which method is best depends on it: with too small a weight a model learns the noise by heart, and choosing positives
 looks like a remedy for that; so it does with the weight that suits another noise. Each method therefore gets the weight
@@ -9,7 +9,7 @@ Writes a JSON of each method into `experiments/results/denoising/<dataset>/l2`, 
 
     python experiments/denoising_l2.py --method plain uniform_k r_ce t_ce pld pld_std pld_t1 oracle
     python experiments/denoising_l2.py --noise natural --method plain uniform_k pld pld_std
-    python experiments/denoising_l2.py --dataset gowalla --noise 0.5 --method uniform_k pld_std
+    python experiments/denoising_l2.py --dataset gowalla --noise 0.5 --method uniform_k pld_std --seeds 2024
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ def main(argv: list[str] | None = None) -> int:
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     torch.set_num_threads(1)
     for method in given.method:
-        choose(Row(given.dataset, given.noise, given.backbone, method, CHOSEN), given.l2, argv)
+        choose(Row(given.dataset, given.noise, given.backbone, method, CHOSEN), given.l2, given.seeds, argv)
     return 0
 
 
-def choose(row: Row, grid: Sequence[float], argv: Sequence[str] | None) -> None:
+def choose(row: Row, grid: Sequence[float], seeds: Sequence[int], argv: Sequence[str] | None) -> None:
     """Finds the weight of one method, and writes its JSON."""
     started = time.perf_counter()
-    values = climb(partial(trained, row), grid)
+    values = climb(partial(trained, row, seeds), grid)
     best = max(values, key=values.__getitem__)
     if best in (min(grid), max(grid)):
         say(f"{row.method}: the best weight, {best:g}, is at the edge of the grid; give it weights beyond")
@@ -59,7 +59,7 @@ def choose(row: Row, grid: Sequence[float], argv: Sequence[str] | None) -> None:
         "noise": row.noise,
         "backbone": row.backbone,
         "method": row.method,
-        "seed": SEEDS[0],
+        "seeds": list(seeds),
         "chosen_by": f"validation {CHOSEN_BY}",
         "validation": {f"{l2:g}": value for l2, value in values.items()},
         "chosen": best,
@@ -85,13 +85,16 @@ def climb(value_of: Callable[[float], float], grid: Sequence[float]) -> dict[flo
     return dict(sorted(values.items()))
 
 
-def trained(row: Row, l2: float) -> float:
-    """The best validation value of a training with a weight."""
+def trained(row: Row, seeds: Sequence[int], l2: float) -> float:
+    """The mean over seeds of the best validation value of a training with a weight."""
     settings = run_settings(row, l2=l2)
-    path = run_path(ROOT / RUNS, row, settings, SEEDS[0])
-    if not is_done(path, settings):
-        run(row, SEEDS[0], settings, path)
-    return max(validated(json.loads(path.read_text(encoding="utf-8"))))
+    found = []
+    for seed in seeds:
+        path = run_path(ROOT / RUNS, row, settings, seed)
+        if not is_done(path, settings):
+            run(row, seed, settings, path)
+        found.append(max(validated(json.loads(path.read_text(encoding="utf-8")))))
+    return sum(found) / len(found)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -101,6 +104,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--noise", choices=(*RATIOS, NATURAL), default="0.3")
     made.add_argument("--backbone", choices=BACKBONES, default="mf")
     made.add_argument("--method", choices=METHODS, nargs="+", default=MAIN)
+    made.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="each with its own parts, noise and weights")
     made.add_argument("--l2", type=float, nargs="+", default=GRID, help="weights, the likeliest first")
     return made
 

@@ -29,7 +29,7 @@ import numpy as np
 import torch
 from _denoising import BACKBONES, SEEDS, Row, settings_of, uniform
 from _denoising_data import NOISES, Positives
-from _denoising_l2 import CHOSEN, PUBLISHED, RESULTS, chosen
+from _denoising_l2 import CHOSEN, PUBLISHED, RESULTS, choice
 from _made_by import made_by
 from _results import spread, write_json
 from _runs import ROOT, say
@@ -82,7 +82,7 @@ def main(argv: list[str] | None = None) -> int:
     if given.noise not in NOISES[given.dataset]:
         parser().error(f"{given.dataset} has the noise {', '.join(NOISES[given.dataset])}, not {given.noise}")
     row = Row(given.dataset, given.noise, given.backbone, "plain", given.l2)
-    if row.l2 == CHOSEN and chosen(*row[:4]) is None:
+    if row.l2 == CHOSEN and choice(*row[:4]) is None:
         parser().error(
             f"no weight was chosen for {'/'.join(row[:4])}: run `denoising_l2.py --method plain` for it first"
         )

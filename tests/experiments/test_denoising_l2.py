@@ -25,9 +25,9 @@ def choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for module in (denoising, denoising_l2, _denoising_l2):
         monkeypatch.setattr(module, "ROOT", tmp_path)
     monkeypatch.setattr(denoising, "present", lambda rows: rows)
-    _denoising_l2.chosen.cache_clear()
+    _denoising_l2.choice.cache_clear()
     yield
-    _denoising_l2.chosen.cache_clear()
+    _denoising_l2.choice.cache_clear()
 
 
 @pytest.mark.usefixtures("choices")
@@ -44,7 +44,7 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
         return {"metrics": metrics, "curves": {"validation Recall@20": [0.1, value, 0.2]}, "best_epoch": 2}
 
     monkeypatch.setattr(_denoising_runs, "train", train)
-    words = ["--noise", "0.3", "--method", "plain", "pld", "--l2", "0.01", "0.001", "0.1"]
+    words = ["--noise", "0.3", "--method", "plain", "pld", "--l2", "0.01", "0.001", "0.1", "--seeds", "2024"]
     assert not denoising.selected(ML, "*", "*", "*", "chosen")
     assert denoising_l2.main(words) == 0 and denoising_l2.main(words) == 0
     swept = [(method, l2, 2024) for method in best for l2 in (0.01, 0.1, 0.001)]
@@ -56,7 +56,7 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
     assert {method: content["chosen"] for method, content in contents.items()} == best
     assert contents["plain"]["validation"]["0.01"] == 0.5 and "l2" not in contents["plain"]["settings"]
 
-    _denoising_l2.chosen.cache_clear()
+    _denoising_l2.choice.cache_clear()
     rows = denoising.selected(ML, "*", "*", "*", "chosen")  # of the noise that they were chosen with, and no other
     assert [(row.noise, row.backbone, row.method) for row in rows] == [("0.3", "mf", "plain"), ("0.3", "mf", "pld")]
     assert {row.method: _denoising.settings_of(row)["l2"] for row in rows} == best
@@ -70,7 +70,22 @@ def test_each_method_is_trained_with_the_l2_that_validates_best_for_it(
     assert {path.parent.name for path in results.glob("noise*/*.json")} == {"noise_0.3", "noise_0.3_l2"}
     page = (tmp_path / denoising.RESULTS / "DENOISING.md").read_text(encoding="utf-8")
     assert "mf, published L2" in page and "mf, chosen L2" in page
-    assert "| pld | 0.0001 |" in page and "| pld | 0.001 |" in page
+    assert "| pld | 0.0001 |" in page and "| pld | 0.001 (1) |" in page
+
+
+@pytest.mark.usefixtures("choices")
+def test_what_is_best_in_the_mean_over_seeds_is_chosen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = {(0.01, 2024): 0.5, (0.001, 2024): 0.4, (0.01, 2025): 0.2, (0.001, 2025): 0.4}
+
+    def train(row: Row, seed: int, settings: dict[str, Any]) -> dict[str, Any]:
+        return {"curves": {"validation Recall@20": [0.1, values[settings["l2"], seed]]}, "best_epoch": 1}
+
+    monkeypatch.setattr(_denoising_runs, "train", train)
+    assert denoising_l2.main(["--method", "pld", "--l2", "0.01", "0.001", "--seeds", "2024", "2025"]) == 0
+    path = tmp_path / _denoising_l2.path_of(ML, "0.3", "mf", "pld")
+    content = json.loads(path.read_text(encoding="utf-8"))
+    assert content["chosen"] == 0.001 and content["seeds"] == [2024, 2025]
+    assert content["validation"] == pytest.approx({"0.001": 0.4, "0.01": 0.35})
 
 
 @pytest.mark.parametrize("peak", [0.1, 0.2, 0.5, 1, 2, 5, 10])
