@@ -110,3 +110,15 @@ def test_l2_is_not_chosen_for_noise_that_a_data_set_has_not(capsys: pytest.Captu
     with pytest.raises(SystemExit):
         denoising_l2.main(["--dataset", "gowalla", "--noise", "natural"])
     assert "gowalla has no natural noise; choose one of 0.0, 0.1" in capsys.readouterr().err
+
+
+def test_the_published_rows_have_the_l2_that_was_chosen_for_them() -> None:
+    results = denoising.ROOT / denoising.RESULTS
+    rows = [row for row in _denoising_page.read(results) if row["protocol"].endswith("_l2")]
+    assert len(rows) > 60
+    for row in rows:
+        noise = row["protocol"].removeprefix("noise_").removesuffix("_l2")
+        choice = _denoising_l2.choice(row["dataset"], noise, *row["model"].split("_", 1))
+        assert choice is not None
+        settings = row["settings"]
+        assert (settings["arguments"]["l2"], settings["l2_seeds"]) == (choice["chosen"], choice["seeds"]), row["model"]
