@@ -19,7 +19,7 @@ from recsys.training.data import EventLogData
 POSITIVE, DISLIKED, LEAST = 4, 2, 10
 """Smallest rating of a positive, largest rating of natural noise, and fewest positives of a user that is kept."""
 TRAIN, TEST = 0.7, 0.2
-RATIOS = ("0.0", "0.1", "0.2", "0.3", "0.5")
+RATIOS = ("0.0", "0.1", "0.2", "0.3", "0.4", "0.5")
 NATURAL = "natural"
 NOISES = {"movielens_100k": (*RATIOS, NATURAL), "gowalla": RATIOS}
 """Data set -> injected items for each training item, or the low ratings that people gave themselves."""
