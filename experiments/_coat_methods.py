@@ -20,6 +20,7 @@ from recsys.unbiased.normalized import DualUnbiased, SelfNormalized
 from recsys.unbiased.pairwise import BPRLoss, UBPRLoss
 from recsys.unbiased.pointwise import Naive, RelMF
 from recsys.unbiased.posterior import PosteriorLabel, Shrinkage
+from recsys.unbiased.propensity import ItemPower
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class Method:
         objective: makes what a step minimises.
         batches: makes what it reads.
         lr: step size of the tables.
+        against: methods that it is compared with beside `mf`.
     """
 
     note: str
     objective: Callable[[], Objective]
     batches: Callable[[], PairBatches] = AllPairs
     lr: float = 0.005
+    against: tuple[str, ...] = ()
 
 
 def doubly_robust(weight: ImputationWeight) -> DoublyRobustObjective:
@@ -54,6 +57,12 @@ METHODS: dict[str, Method] = {
     "mf": Method("unlabeled pairs are irrelevant", lambda: PairObjective(Naive(), l2=1e-9)),
     "rel_mf": Method("inverse propensity, clip 0.1", lambda: PairObjective(RelMF(clip=0.1), l2=1e-5)),
     "mf_du": Method("dual propensities, clip 0.1", lambda: PairObjective(DualUnbiased(0.1), l2=1e-4), lr=0.01),
+    "mf_balanced": Method(
+        "the neutral setting of mf_du: positives and unlabeled pairs count the same, without propensities",
+        lambda: PairObjective(DualUnbiased(0.1), ItemPower(eta=0.0), l2=1e-4),
+        lr=0.01,
+        against=("mf_du",),
+    ),
     "snips_mf": Method("self-normalised, clip 0.1", lambda: PairObjective(SelfNormalized(0.1), l2=1e-5)),
     "bpr_mf": Method(
         "10 unlabeled items for each positive", lambda: TripleObjective(BPRLoss(), l2=1e-5), lambda: Triples(10)

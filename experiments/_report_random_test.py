@@ -13,6 +13,7 @@ MEANING = (
     "users who liked none of them count 0. The epoch is chosen by a validation that weighs items by inverse popularity."
 )
 COLUMNS = ("NDCG@1", "NDCG@3", "NDCG@5", "Recall@5", "MAP@3", "MAP@5", "Rare NDCG@5", "Popularity@5", "Coverage@5")
+DIFFERENCES = ("NDCG@1", "NDCG@3", "NDCG@5", "MAP@5")
 CHOSEN_BY = "NDCG@5"
 
 
@@ -31,15 +32,21 @@ def random_test_part(rows: Sequence[dict[str, Any]]) -> list[str]:
     parts = [MEANING, markdown(["method", *COLUMNS, "seeds", "wall s"], lines)]
     compared = [row for row in rows if "comparison" in row]
     if compared:
-        names = ("NDCG@1", "NDCG@3", "NDCG@5", "MAP@5")
         differences = [
-            [row["model"], *(_difference(row["comparison"]["metrics"][n]) for n in names)] for row in compared
+            [row["model"], *(_difference(row["comparison"]["metrics"][n]) for n in DIFFERENCES)] for row in compared
         ]
         others = ", ".join(sorted({row["comparison"]["with"] for row in compared}))
         parts += [
             f"Differences from {others}, with 95 % intervals and p-values of a paired bootstrap over users and seeds:",
-            markdown(["method", *names], differences),
+            markdown(["method", *DIFFERENCES], differences),
         ]
+    named = [
+        [row["model"], other, *(_difference(metrics[n]) for n in DIFFERENCES)]
+        for row in rows
+        for other, metrics in row.get("comparisons", {}).items()
+    ]
+    if named:
+        parts += ["Of pairs of methods that differ in one thing:", markdown(["method", "less", *DIFFERENCES], named)]
     return parts
 
 

@@ -1,6 +1,7 @@
 """Trains models of pairs on what users of Coat chose to rate, and judges them on coats shown at random.
 
-One JSON per method goes into `experiments/results/coat/random_test`; each is compared with `mf` over users and seeds.
+One JSON per method goes into `experiments/results/coat/random_test`; each is compared with `mf` over users and seeds,
+and with the methods that it names.
 The split is the same for all; a seed draws initial weights and batches. What is done is skipped: an interrupted command
 goes on from here.
 
@@ -166,22 +167,23 @@ def publish(runs: Path, results: Path, seeds: Sequence[int], epochs: int) -> Non
         if all(done(path, name, epochs) for path in paths):
             of_method[name] = [json.loads(path.read_text(encoding="utf-8")) for path in paths]
     for name, found in of_method.items():
-        against = of_method.get(AGAINST) if name != AGAINST else None
-        content = row(name, found, against, seeds, [baseline for baseline in BASELINES if baseline in of_method])
+        others = of_method.keys() & {AGAINST, *(METHODS[name].against if name in METHODS else ())} - {name}
+        compared = {other: comparisons(of_method[other], found) for other in sorted(others)}
+        content = row(name, found, compared, seeds, [baseline for baseline in BASELINES if baseline in of_method])
         print(f"wrote {write(content, results).relative_to(ROOT)}")
 
 
 def row(
     name: str,
     found: Sequence[Mapping[str, Any]],
-    against: Sequence[Mapping[str, Any]] | None,
+    compared: Mapping[str, Any],
     seeds: Sequence[int],
     baselines: Sequence[str],
 ) -> dict[str, Any]:
-    """The content of the JSON of a method."""
+    """The content of the JSON of a method; `compared` are its comparisons by the other's name."""
     values = {m: [float(np.mean(one["metrics"][m])) for one in found] for m in found[0]["metrics"]}
     values |= {m: [one["lists"][m] for one in found] for m in found[0]["lists"]}
-    compared = {} if against is None else {"comparison": {"with": AGAINST, "metrics": comparisons(against, found)}}
+    named = {other: metrics for other, metrics in compared.items() if other != AGAINST}
     return {
         "dataset": "coat",
         "protocol": "random_test",
@@ -203,7 +205,8 @@ def row(
             "split": found[0]["split"],
             "machine": machine(),
         },
-        **compared,
+        **({"comparison": {"with": AGAINST, "metrics": compared[AGAINST]}} if AGAINST in compared else {}),
+        **({"comparisons": named} if named else {}),
     }
 
 
