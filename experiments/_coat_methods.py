@@ -48,6 +48,25 @@ def doubly_robust(weight: ImputationWeight) -> DoublyRobustObjective:
     return DoublyRobustObjective(imputation, LogisticExposure(), weight, clip=0.1, l2=1e-5, imputation_l2=1e-3)
 
 
+OF_DU = {"mf_du": 1e-4, "mf_du_l2_2e-4": 2e-4, "mf_du_l2_3e-4": 3e-4}
+"""DU -> its weight of L2, that of the release first."""
+
+
+def dual_unbiased(l2: float) -> Method:
+    """DU."""
+    return Method("dual propensities, clip 0.1", lambda: PairObjective(DualUnbiased(0.1), l2=l2), lr=0.01)
+
+
+def balanced(l2: float) -> Method:
+    """The neutral setting of DU: the same code without propensities, which tells what balance alone brings."""
+    return Method(
+        "positives and unlabeled pairs count the same, no propensities",
+        lambda: PairObjective(DualUnbiased(0.1), ItemPower(eta=0.0), l2),
+        lr=0.01,
+        against=(*OF_DU,),
+    )
+
+
 # Of Rel-MF and DU as Lee et al., SIGIR 2021, tuned them; the release divides the loss of DU by the size of the batch,
 # so that its weight of L2, 1e-7, is 1e-4 here. MF has their settings too, and the pairwise losses and SNIPS those of
 # Rel-MF. The c of shrinkage is the best of 0.02, 0.05, 0.1 and 0.2 on the validation of seed 0, and so are clip, step
@@ -56,13 +75,8 @@ def doubly_robust(weight: ImputationWeight) -> DoublyRobustObjective:
 METHODS: dict[str, Method] = {
     "mf": Method("unlabeled pairs are irrelevant", lambda: PairObjective(Naive(), l2=1e-9)),
     "rel_mf": Method("inverse propensity, clip 0.1", lambda: PairObjective(RelMF(clip=0.1), l2=1e-5)),
-    "mf_du": Method("dual propensities, clip 0.1", lambda: PairObjective(DualUnbiased(0.1), l2=1e-4), lr=0.01),
-    "mf_balanced": Method(
-        "the neutral setting of mf_du: positives and unlabeled pairs count the same, without propensities",
-        lambda: PairObjective(DualUnbiased(0.1), ItemPower(eta=0.0), l2=1e-4),
-        lr=0.01,
-        against=("mf_du",),
-    ),
+    **{name: dual_unbiased(l2) for name, l2 in OF_DU.items()},
+    **{name.replace("du", "balanced"): balanced(l2) for name, l2 in OF_DU.items()},
     "snips_mf": Method("self-normalised, clip 0.1", lambda: PairObjective(SelfNormalized(0.1), l2=1e-5)),
     "bpr_mf": Method(
         "10 unlabeled items for each positive", lambda: TripleObjective(BPRLoss(), l2=1e-5), lambda: Triples(10)

@@ -189,6 +189,7 @@ def row(
         "protocol": "random_test",
         "model": name,
         "metrics": {metric: spread(of_seeds) for metric, of_seeds in values.items()},
+        **({"validation": spread([one["validation"] for one in found])} if name in METHODS else {}),
         "seeds": list(seeds),
         "baselines_run": list(baselines),
         **provenance(found),
