@@ -10,7 +10,8 @@ from _markdown import markdown, number
 RANDOM_TEST = "random_test"
 MEANING = (
     "Trained on what users chose to rate, judged on the items that were shown to them at random, and on these alone: "
-    "users who liked none of them count 0. The epoch is chosen by a validation that weighs items by inverse popularity."
+    "users who liked none of them count 0. The epoch is chosen by a validation that weighs items by inverse "
+    "popularity, whose value stands last."
 )
 COLUMNS = ("NDCG@1", "NDCG@3", "NDCG@5", "Recall@5", "MAP@3", "MAP@5", "Rare NDCG@5", "Popularity@5", "Coverage@5")
 DIFFERENCES = ("NDCG@1", "NDCG@3", "NDCG@5", "MAP@5")
@@ -26,10 +27,11 @@ def random_test_part(rows: Sequence[dict[str, Any]]) -> list[str]:
             *(number(row["metrics"].get(name)) for name in COLUMNS),
             str(len(row["seeds"])),
             f"{row['wall_s']:,.1f}",
+            number(row.get("validation")),
         ]
         for row in rows
     ]
-    parts = [MEANING, markdown(["method", *COLUMNS, "seeds", "wall s"], lines)]
+    parts = [MEANING, markdown(["method", *COLUMNS, "seeds", "wall s", "validation"], lines)]
     compared = [row for row in rows if "comparison" in row]
     if compared:
         differences = [
@@ -46,7 +48,10 @@ def random_test_part(rows: Sequence[dict[str, Any]]) -> list[str]:
         for other, metrics in row.get("comparisons", {}).items()
     ]
     if named:
-        parts += ["Of pairs of methods that differ in one thing:", markdown(["method", "less", *DIFFERENCES], named)]
+        parts += [
+            "Differences from the methods that a method names itself, likewise:",
+            markdown(["method", "less", *DIFFERENCES], named),
+        ]
     return parts
 
 

@@ -77,6 +77,9 @@ class DualUnbiased(PairLoss):
     The release divides both by the size B of the batch. Here they are not, so that the loss does not depend on it: a
     weight of L2 of the release is B times as much here.
 
+    Balance alone changes much, and propensities are to be judged against it: with `ItemPower(eta=0)` both sides have
+    plain means, which is the neutral setting of this loss.
+
     Args:
         clip: least propensity on either side, above 0, which that of the most popular item's unlabeled pairs may be.
         local: the loss of one pair under either answer; None: `SquaredError`.

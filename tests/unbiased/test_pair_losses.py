@@ -18,6 +18,7 @@ from recsys.unbiased.pair_loss import PairLoss, PairScores, effective_share
 from recsys.unbiased.pairwise import BPRLoss, TripleScores, UBPRLoss
 from recsys.unbiased.pointwise import Ideal, Naive, RelMF
 from recsys.unbiased.posterior import PosteriorLabel, Shrinkage
+from recsys.unbiased.propensity import ItemPower
 
 PAIRS, DRAWS = 120, 2000
 
@@ -179,6 +180,18 @@ def test_dual_is_a_loop_without_the_division_by_the_batch(world: World) -> None:
     scores = world.scores(label)._replace(unlabeled_propensity=other)
     expected = sum(total / weight for total, weight in sides)
     assert DualUnbiased(clip)(scores).loss.item() == pytest.approx(expected, rel=1e-12)
+
+
+def test_dual_without_propensities_is_balance_alone(world: World) -> None:
+    """Its neutral setting: any popularity, that of the most popular item and of one that nobody had among them."""
+    label, power = world.labels[3], ItemPower(eta=0.0)
+    power.fit(torch.arange(PAIRS))
+    items = torch.arange(PAIRS).flip(0)
+    exposed, unlabeled = power(items, items, None), power.of_unlabeled(items, items)
+    liked = (label > 0) & (exposed > 0)
+    scores = PairScores(world.score, liked.double(), exposed.double(), unlabeled.double())
+    expected = world.if_relevant[liked].mean() + world.if_not[~liked].mean()
+    torch.testing.assert_close(DualUnbiased(0.1)(scores).loss, expected, rtol=1e-12, atol=0)
 
 
 def test_a_batch_without_positives_or_of_positives_alone_is_no_division_by_zero(world: World) -> None:
