@@ -47,7 +47,7 @@ from recsys.training.data import EventLogData
 from recsys.training.module import RecommenderModule
 from recsys.training.pair_objective import PairObjective
 from recsys.training.sparse_adam import SparseAdam
-from recsys.unbiased.normalized import SelfNormalized
+from recsys.unbiased.normalized import DualUnbiased, SelfNormalized
 from recsys.unbiased.pair_loss import PairLoss, PairScores
 from recsys.unbiased.pointwise import Ideal, Naive, RelMF
 from recsys.unbiased.posterior import PosteriorLabel, Shrinkage
@@ -185,7 +185,9 @@ OBJECTIVES: dict[str, Callable[[], PairObjective]] = {
     "naive": lambda: PairObjective(Naive(), l2=1e-5),
     "rel_mf_true": lambda: PairObjective(RelMF(clip=0.05), Logged(), l2=1e-5),
     "rel_mf_item_power": lambda: PairObjective(RelMF(clip=0.05), l2=1e-5),
+    "balanced": lambda: PairObjective(DualUnbiased(0.05), ItemPower(eta=0.0), l2=1e-5),
 }
+"""The last has no propensities: positives count as much as all other pairs together."""
 
 
 def trained(at: World, p: float, method: str, seed: int, epochs: int) -> dict[str, float]:
