@@ -234,6 +234,23 @@ def test_differences_from_the_control_are_paired_by_seed() -> None:
     assert _denoising_page.less(other, control | {"seeds": [1, 2, 4]}) == ""
 
 
+def test_what_noise_takes_away_is_said_of_the_same_seeds() -> None:
+    def published(noise: str, method: str, mean: float, seeds: list[int]) -> dict[str, Any]:
+        of_row = Row(ML, noise, "mf", method, "chosen")
+        metrics = {"Recall@20": {"mean": mean}}
+        return {"dataset": ML, "protocol": of_row.protocol, "model": of_row.model, "seeds": seeds, "metrics": metrics}
+
+    rows = [published("0.0", "plain", 0.4, [1, 2]), published("0.2", "plain", 0.3, [1, 2])]
+    rows += [
+        published("0.4", "plain", 0.2, [1]),
+        published("0.3", "pld", 0.2, [1, 2]),
+    ]  # other seeds; not without noise
+    title, table = _denoising_page._lost(ML, rows)
+    assert title == "### mf, chosen L2"
+    assert "".join(table.splitlines()[2:]).replace(" ", "") == "|plain||25.0%||||"
+    assert _denoising_page._lost(ML, rows[2:]) == []
+
+
 def test_the_picture_shows_methods_whose_control_is_there(tmp_path: Path) -> None:
     def published(noise: str, method: str, values: list[float]) -> dict[str, Any]:
         of_row = Row(ML, noise, "mf", method, "chosen")
