@@ -9,7 +9,7 @@ import pytest
 
 
 class LostTests:
-    """Names them at the end: a run in several processes ends green where one of them has lost some."""
+    """Names them at the end of a run to its end: in several processes it can end green where one has lost some."""
 
     def __init__(self) -> None:
         self.collected: set[str] = set()
@@ -24,7 +24,7 @@ class LostTests:
 
     def pytest_terminal_summary(self, terminalreporter: Any, exitstatus: int) -> None:
         lost = sorted(self.collected - self.reported)
-        if lost and exitstatus == pytest.ExitCode.OK:
+        if lost and exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
             terminalreporter.section(f"{len(lost)} of {len(self.collected)} tests were collected and not run", red=True)
             for name in lost:
                 terminalreporter.line(name)

@@ -60,8 +60,8 @@ def measure(kind: str, users: int, items: int, days: int, threads: int) -> dict[
     return {
         "sessions": sessions,
         "clicks": clicks,
-        "seconds": round(seconds, 2),
-        "cpu_seconds": round(cpu, 2),
+        "seconds": round(seconds, 4),
+        "cpu_seconds": round(cpu, 4),
         "sessions_per_minute": round(60 * sessions / seconds),
         "sessions_per_cpu_minute": round(60 * sessions / cpu),
         "peak_rss_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10, 1),
