@@ -4,7 +4,6 @@ import pytest
 
 from tests.lost_tests import LostTests
 
-
 LOST = ["1 of 2 tests were collected and not run", "test_b"]
 
 
