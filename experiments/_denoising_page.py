@@ -49,8 +49,8 @@ def page(rows: Sequence[Content]) -> str:
                 tables += [f"### {backbone}, {l2} L2", _table(own)] if own else []
             title = "natural noise" if noise == NATURAL else f"{noise} noisy items for each training item"
             parts += [f"## {dataset}, {title}", *tables] if tables else []
-        lost = _lost(dataset, rows)
-        parts += [f"## {dataset}, share of {CHOSEN_BY} without noise that is lost", *lost] if lost else []
+        dropped = drops(dataset, rows)
+        parts += [f"## {dataset}, share of {CHOSEN_BY} without noise that is lost", *dropped] if dropped else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -69,7 +69,7 @@ def _table(rows: list[tuple[str, Content]]) -> str:
     )
 
 
-def _lost(dataset: str, rows: Sequence[Content]) -> list[str]:
+def drops(dataset: str, rows: Sequence[Content]) -> list[str]:
     """A table of each backbone and way to choose L2: by ratio, what a method has lost, over the same seeds."""
     places = {(row["protocol"], row["model"]): row for row in rows if row["dataset"] == dataset}
     clean, *ratios = [noise for noise in NOISES[dataset] if noise != NATURAL]
@@ -79,13 +79,13 @@ def _lost(dataset: str, rows: Sequence[Content]) -> list[str]:
         for method in METHODS:
             at = [places.get((Row(dataset, r, backbone, method, l2).protocol, f"{backbone}_{method}")) for r in ratios]
             without = places.get((Row(dataset, clean, backbone, method, l2).protocol, f"{backbone}_{method}"))
-            if without and any(shares := [lost(row, without) for row in at]):
+            if without and any(shares := [drop(row, without) for row in at]):
                 lines.append([method, *shares])
         parts += [f"### {backbone}, {l2} L2", markdown(["method", *ratios], lines)] if lines else []
     return parts
 
 
-def lost(row: Content | None, without: Content) -> str:
+def drop(row: Content | None, without: Content) -> str:
     """Share of the recall without noise that a row has not; nothing for rows of other seeds."""
     if row is None or row["seeds"] != without["seeds"]:
         return ""

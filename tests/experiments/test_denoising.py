@@ -241,14 +241,12 @@ def test_what_noise_takes_away_is_said_of_the_same_seeds() -> None:
         return {"dataset": ML, "protocol": of_row.protocol, "model": of_row.model, "seeds": seeds, "metrics": metrics}
 
     rows = [published("0.0", "plain", 0.4, [1, 2]), published("0.2", "plain", 0.3, [1, 2])]
-    rows += [
-        published("0.4", "plain", 0.2, [1]),
-        published("0.3", "pld", 0.2, [1, 2]),
-    ]  # other seeds; not without noise
-    title, table = _denoising_page._lost(ML, rows)
+    rows.append(published("0.4", "plain", 0.2, [1]))  # other seeds
+    rows.append(published("0.3", "pld", 0.2, [1, 2]))  # no row without noise
+    title, table = _denoising_page.drops(ML, rows)
     assert title == "### mf, chosen L2"
     assert "".join(table.splitlines()[2:]).replace(" ", "") == "|plain||25.0%||||"
-    assert _denoising_page._lost(ML, rows[2:]) == []
+    assert _denoising_page.drops(ML, rows[2:]) == []
 
 
 def test_the_picture_shows_methods_whose_control_is_there(tmp_path: Path) -> None:

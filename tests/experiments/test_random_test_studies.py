@@ -15,6 +15,7 @@ import pytest
 import semi_synthetic
 import torch
 from _coat_methods import BASELINES, METHODS, describe
+from _report_random_test import random_test_part
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -60,6 +61,12 @@ def test_every_method_trains_is_judged_and_compared(
         assert content["settings"]["note"] == describe(name) and content["seeds"] == [0]
         assert all(0 <= content["metrics"][metric]["mean"] <= 1 for metric in ("NDCG@1", "NDCG@5", "MAP@3"))
         assert ("comparison" in content) == (name != coat.AGAINST)
+        assert content.get("comparisons", {}).keys() == {*(METHODS[name].against if name in METHODS else ())}
+        assert ("validation" in content) == (name in METHODS)
+    page = "\n".join(random_test_part([*found.values()]))
+    difference = found["mf_balanced"]["comparisons"]["mf_du"]["NDCG@5"]["difference"]["mean"]
+    (line,) = [line for line in page.splitlines() if line.startswith("| mf_balanced | mf_du |")]
+    assert f"{difference:+.4f}" in line
     assert found["random"]["metrics"]["NDCG@5"] != found["popularity"]["metrics"]["NDCG@5"]
     monkeypatch.setattr(coat, "run", lambda *_: pytest.fail("it was done"))
     assert coat.main(words) == 0
