@@ -28,7 +28,7 @@ from recsys.tracking.gates.rules import GateRules
 ROOT = Path(__file__).parents[1]
 PLUGIN = ROOT / "tests" / "system" / "plugin_package"
 PAGES = sorted((ROOT / "docs").glob("*.md"))
-TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md"))]
+TEXTS = [*PAGES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("[!.]*/README.md"))]
 SUBCOMMANDS = {
     "recipes": ["list", "show", "copy"],
     "checkpoint": ["inspect", "export"],
